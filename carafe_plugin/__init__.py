@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Content-aware upsampling (CARAFE and its relatives) for PyTorch and the OpenMMLab stack.
+
+Importing this package needs torch alone. OpenMMLab classes are registered by importing the host that
+they belong to: ``custom_imports = dict(imports=['carafe_plugin.detection'])`` in a config.
+"""
+
+from .ops import carafe, carafe_softmax
+from .upsamplers import UPSAMPLERS, Upsampler, build_upsampler
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'UPSAMPLERS',
+    'Upsampler',
+    'build_upsampler',
+    'carafe',
+    'carafe_softmax',
+    'patch_mmcv',
+    'unpatch_mmcv',
+]
+
+
+def patch_mmcv() -> None:
+    """Put this package's operator under ``mmcv.ops.carafe``; see :mod:`carafe_plugin.mmcv_patch`."""
+    from . import mmcv_patch
+
+    mmcv_patch.apply()
+
+
+def unpatch_mmcv() -> None:
+    """Undo :func:`patch_mmcv`; does nothing where it is not in place."""
+    from . import mmcv_patch
+
+    mmcv_patch.undo()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run unmodified mmcv models (``FPN_CARAFE``, ``FCNMaskHead``, any ``CARAFEPack``) on this package's operator.
+
+``mmcv.ops.carafe`` runs on CUDA alone, in float32 and float16. Importing this module puts
+:func:`carafe_plugin.ops.carafe` in its place, so that the same models, with the same weights, run on every
+device and dtype: ``custom_imports = dict(imports=['carafe_plugin.mmcv_patch'])``, or
+``carafe_plugin.patch_mmcv()``. :func:`undo` puts everything back; :data:`ORIGINALS` keeps the original at hand.
+"""
+
+import sys
+
+import mmcv.ops
+import torch
+from torch import Tensor
+
+from carafe_plugin.ops import carafe
+
+# The attribute mmcv.ops.carafe is the function, which hides the module of that name.
+_MODULE = sys.modules['mmcv.ops.carafe']
+
+#: What mmcv had: the function, and the two methods of its autograd class.
+ORIGINALS = dict(
+    carafe=_MODULE.carafe,
+    forward=_MODULE.CARAFEFunction.forward,
+    backward=_MODULE.CARAFEFunction.backward,
+)
+
+
+def apply() -> None:
+    """Redirect mmcv's three ways in: module global, package attribute, and the autograd class.
+
+    The last serves code that did ``from mmcv.ops import carafe`` before the patch: what it holds is bound to
+    that class.
+    """
+    _MODULE.carafe = mmcv.ops.carafe = carafe
+    _MODULE.CARAFEFunction.forward = staticmethod(_forward)
+    _MODULE.CARAFEFunction.backward = staticmethod(_backward)
+
+
+def undo() -> None:
+    """Put back what :func:`apply` replaced."""
+    _MODULE.carafe = mmcv.ops.carafe = ORIGINALS['carafe']
+    _MODULE.CARAFEFunction.forward = staticmethod(ORIGINALS['forward'])
+    _MODULE.CARAFEFunction.backward = staticmethod(ORIGINALS['backward'])
+
+
+def _forward(ctx, features: Tensor, masks: Tensor, *sizes: int) -> Tensor:
+    ctx.save_for_backward(features, masks)
+    ctx.sizes = sizes
+    return carafe(features, masks, *sizes)
+
+
+def _backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)]
+    with torch.enable_grad():
+        output = carafe(*inputs, *ctx.sizes)
+    grads = iter(torch.autograd.grad(output, [x for x in inputs if x.requires_grad], grad_output))
+    return *(next(grads) if x.requires_grad else None for x in inputs), None, None, None
+
+
+apply()

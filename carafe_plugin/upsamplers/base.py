@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The call contract of an upsampler, and the one size policy that every top-down host shares."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Upsampler(nn.Module):
+    """Base class: a map of ``in_channels`` channels, ``scale_factor`` times larger.
+
+    A subclass takes ``(in_channels, scale_factor=2, *, ...)`` with its defaults written there and nowhere
+    else, and overrides :meth:`forward`. One that reads a finer map sets ``needs_guide = True`` and takes
+    ``guide_channels`` as a keyword; one that merges the guide by itself overrides :meth:`fuse` as well.
+
+    Args:
+        in_channels: channels of the map, kept by the upsampler.
+        scale_factor: integer ratio >= 1 of output to input size.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive int.
+    """
+
+    needs_guide = False
+
+    def __init__(self, in_channels: int, scale_factor: int = 2) -> None:
+        super().__init__()
+        self.in_channels = require_positive_int('in_channels', in_channels)
+        self.scale_factor = require_positive_int('scale_factor', scale_factor)
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Upsample ``x`` (N, C, H, W) to (N, C, s*H, s*W); ``guide`` is a finer map, if one is needed."""
+        raise NotImplementedError
+
+    def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
+        """Merge upsampled ``x`` (N, C, H, W) into ``guide`` (N, C, h, w), as a top-down path wants it."""
+        return guide + fit(self(x, guide), guide.shape[-2:], self.scale_factor)
+
+    def init_weights(self) -> None:
+        """Set the published initialisation; hosts call it after their own."""
+
+    def extra_repr(self) -> str:
+        return f'in_channels={self.in_channels}, scale_factor={self.scale_factor}'
+
+
+def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
+    """Give an upsampled map the size of the finer map that it joins.
+
+    A finer map of a strided stage has between s*n - (s-1) and s*n + (s-1) pixels for n coarse ones. Where it
+    is smaller (stages that round up, as in ResNet), rows and columns are cropped at the bottom and right,
+    which equals nearest interpolation to that size bit for bit. Where it is larger (stages that round down),
+    the last row and column are repeated; nearest interpolation to that size would stretch the map instead.
+
+    Args:
+        up: the map, already upsampled.
+        size: wanted (height, width) in pixels.
+        scale_factor: the ratio s by which ``up`` was upsampled.
+
+    Shape:
+        ``up`` (N, C, s*H, s*W); returns (N, C, height, width).
+
+    Raises:
+        ValueError: the sizes differ by ``scale_factor`` or more.
+    """
+    height, width = size
+    if not (_fits(up.shape[-2], height, scale_factor) and _fits(up.shape[-1], width, scale_factor)):
+        raise ValueError(
+            f'a map upsampled by {scale_factor} to {tuple(up.shape[-2:])} does not fit size {(height, width)}: '
+            f'they must differ by less than {scale_factor} pixels'
+        )
+    missing_rows, missing_columns = max(height - up.shape[-2], 0), max(width - up.shape[-1], 0)
+    if missing_rows or missing_columns:
+        up = F.pad(up, (0, missing_columns, 0, missing_rows), mode='replicate')
+    return up[..., :height, :width]
+
+
+def top_down(laterals: Sequence[Tensor], upsamplers: Sequence[Upsampler]) -> list[Tensor]:
+    """Merge a pyramid from its coarsest level down.
+
+    Args:
+        laterals: maps (N, C, H_i, W_i) from fine to coarse.
+        upsamplers: ``upsamplers[i]`` takes level i + 1 to level i. Where two levels have one size (dilated
+            stages), their sum is taken and the upsampler is left out.
+
+    Returns:
+        The merged maps, in the order of ``laterals``.
+
+    Raises:
+        ValueError: two neighbouring levels have another ratio than their upsampler's; the level is named.
+    """
+    merged = list(laterals)
+    for level in range(len(merged) - 1, 0, -1):
+        coarse, fine, upsampler = merged[level], merged[level - 1], upsamplers[level - 1]
+        s = upsampler.scale_factor
+        if all(_fits(s * c, f, s) for c, f in zip(coarse.shape[-2:], fine.shape[-2:], strict=True)):
+            merged[level - 1] = upsampler.fuse(coarse, fine)
+        elif coarse.shape[-2:] == fine.shape[-2:]:
+            merged[level - 1] = fine + coarse
+        else:
+            raise ValueError(
+                f'level {level} of size {tuple(coarse.shape[-2:])} cannot be upsampled by {s} to level '
+                f'{level - 1} of size {tuple(fine.shape[-2:])}'
+            )
+    return merged
+
+
+def require_positive_int(name: str, value: int) -> int:
+    """Return ``value``, or raise a TypeError or ValueError that names the argument."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f'{name} must be an int, got {value!r}')
+    if value < 1:
+        raise ValueError(f'{name} must be at least 1, got {value}')
+    return value
+
+
+def require_odd_int(name: str, value: int) -> int:
+    """As :func:`require_positive_int`, for the side of a kernel that has a centre."""
+    if require_positive_int(name, value) % 2 == 0:
+        raise ValueError(f'{name} must be odd, got {value}')
+    return value
+
+
+def _fits(upsampled: int, wanted: int, scale_factor: int) -> bool:
+    return abs(upsampled - wanted) < scale_factor

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CARAFE: Wang et al., Content-Aware ReAssembly of FEatures, ICCV 2019, https://arxiv.org/abs/1905.02188."""
+
+from torch import Tensor, nn
+
+from carafe_plugin.ops import carafe_softmax
+
+from .base import Upsampler, require_odd_int, require_positive_int
+from .build import UPSAMPLERS
+
+
+@UPSAMPLERS.register_module('carafe')
+class CARAFE(Upsampler):
+    """Upsample with a kernel per output pixel, predicted from the content around it.
+
+    A 1x1 convolution compresses the channels, a second one predicts the kernels, and
+    :func:`carafe_plugin.ops.carafe_softmax` normalises and applies them. Parameter names, shapes and the
+    initialisation are those of the published models (``mmcv.ops.CARAFEPack``), whose weights load.
+
+    Args:
+        in_channels: channels C of the map.
+        scale_factor: integer ratio s.
+        up_kernel: side k of the reassembly kernels, in input pixels; odd.
+        up_group: number G of channel groups, each with kernels of its own; divides C.
+        encoder_kernel: side of the kernel-predicting convolution; odd. The paper takes ``up_kernel - 2``.
+        encoder_dilation: its dilation.
+        compressed_channels: channels between the two convolutions.
+
+    Shape:
+        (N, C, H, W) to (N, C, s*H, s*W). 74,148 parameters at C = 256 and the defaults.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive int, a kernel side is even, or G does not divide C.
+
+    Example:
+        >>> import torch
+        >>> CARAFE(64)(torch.rand(2, 64, 10, 12)).shape
+        torch.Size([2, 64, 20, 24])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        *,
+        up_kernel: int = 5,
+        up_group: int = 1,
+        encoder_kernel: int = 3,
+        encoder_dilation: int = 1,
+        compressed_channels: int = 64,
+    ) -> None:
+        super().__init__(in_channels, scale_factor)
+        self.up_kernel = require_odd_int('up_kernel', up_kernel)
+        self.up_group = require_positive_int('up_group', up_group)
+        require_odd_int('encoder_kernel', encoder_kernel)
+        require_positive_int('encoder_dilation', encoder_dilation)
+        require_positive_int('compressed_channels', compressed_channels)
+        if in_channels % up_group:
+            raise ValueError(f'in_channels must be divisible by up_group={up_group}, got {in_channels}')
+        self.channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
+        self.content_encoder = nn.Conv2d(
+            compressed_channels,
+            scale_factor**2 * up_kernel**2 * up_group,
+            encoder_kernel,
+            padding=(encoder_kernel - 1) * encoder_dilation // 2,
+            dilation=encoder_dilation,
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier-uniform compressor; encoder of standard deviation 0.001, so that kernels start near a mean."""
+        nn.init.xavier_uniform_(self.channel_compressor.weight)
+        nn.init.normal_(self.content_encoder.weight, std=0.001)
+        for conv in (self.channel_compressor, self.content_encoder):
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        logits = self.content_encoder(self.channel_compressor(x))
+        return carafe_softmax(x, logits, self.up_kernel, self.up_group, self.scale_factor)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, up_kernel={self.up_kernel}, up_group={self.up_group}'

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sub-pixel convolution: Shi et al., CVPR 2016, https://arxiv.org/abs/1609.05158."""
+
+from torch import Tensor, nn
+
+from carafe_plugin.ops.reference import pixel_shuffle
+
+from .base import Upsampler, require_odd_int
+from .build import UPSAMPLERS
+
+
+@UPSAMPLERS.register_module('pixel_shuffle')
+class PixelShuffleUpsampler(Upsampler):
+    """Predict the s*s sub-pixels of every pixel by a convolution, then rearrange them.
+
+    Args:
+        in_channels: channels C of the map.
+        scale_factor: integer ratio s.
+        upsample_kernel: side of the convolution; odd.
+
+    Shape:
+        (N, C, H, W) to (N, C, s*H, s*W). 2,359,296 weights and 1,024 biases at C = 256.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive int, or ``upsample_kernel`` is even.
+    """
+
+    def __init__(self, in_channels: int, scale_factor: int = 2, *, upsample_kernel: int = 3) -> None:
+        super().__init__(in_channels, scale_factor)
+        require_odd_int('upsample_kernel', upsample_kernel)
+        self.upsample_conv = nn.Conv2d(
+            in_channels, in_channels * scale_factor**2, upsample_kernel, padding=upsample_kernel // 2
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier-uniform weights, zero biases."""
+        nn.init.xavier_uniform_(self.upsample_conv.weight)
+        nn.init.zeros_(self.upsample_conv.bias)
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        return pixel_shuffle(self.upsample_conv(x), self.scale_factor)
