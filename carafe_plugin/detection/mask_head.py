@@ -5,6 +5,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 
 from carafe_plugin.upsamplers import build_upsampler
+from carafe_plugin.upsamplers.base import require_positive_int
 
 
 @MODELS.register_module()
@@ -28,6 +29,9 @@ class UpsampleFCNMaskHead(FCNMaskHead):
         cfg = dict(type='deconv') if upsample_cfg is None else dict(upsample_cfg)
         scale_factor = cfg.setdefault('scale_factor', 2)
         if cfg.get('type') == 'deconv':
+            require_positive_int('scale_factor', scale_factor)
+            if unknown := cfg.keys() - {'type', 'scale_factor'}:
+                raise TypeError(f"the mask head's deconv takes no argument {', '.join(map(repr, unknown))}")
             super().__init__(*args, upsample_cfg=cfg, **kwargs)
             return
         # The stock class accepts a literal list of names: let it build the rest without an upsampler.
