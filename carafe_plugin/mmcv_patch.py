@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run unmodified mmcv models (``FPN_CARAFE``, ``FCNMaskHead``, any ``CARAFEPack``) on this package's operator.
+"""Run unmodified mmcv models (``FPN_CARAFE``, any ``CARAFEPack``) on this package's operator.
 
 ``mmcv.ops.carafe`` runs on CUDA alone, in float32 and float16. Importing this module puts
 :func:`carafe_plugin.ops.carafe` in its place, so that the same models, with the same weights, run on every
 device and dtype: ``custom_imports = dict(imports=['carafe_plugin.mmcv_patch'])``, or
-``carafe_plugin.patch_mmcv()``. :func:`undo` puts everything back; :data:`ORIGINALS` keeps the original at hand.
+``carafe_plugin.patch_mmcv()``. :func:`undo` puts everything back; :data:`ORIGINALS` keeps the original
+at hand.
 """
 
 import sys
@@ -51,7 +52,10 @@ def _forward(ctx, features: Tensor, masks: Tensor, *sizes: int) -> Tensor:
 
 
 def _backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)]
+    inputs = [
+        x.detach().requires_grad_(need)
+        for x, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+    ]
     with torch.enable_grad():
         output = carafe(*inputs, *ctx.sizes)
     grads = iter(torch.autograd.grad(output, [x for x in inputs if x.requires_grad], grad_output))

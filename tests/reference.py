@@ -42,4 +42,9 @@ def carafe_case(shape, kernel_size, group_size, scale_factor):
     features = rng.standard_normal(shape)
     logits = rng.standard_normal((n, group_size * (kernel_size * scale_factor) ** 2, h, w))
     masks = kernels_from_logits(logits, kernel_size, group_size, scale_factor)
-    return features, logits, masks, carafe_loops(features, masks, kernel_size, group_size, scale_factor)
+    return (
+        features,
+        logits,
+        masks,
+        carafe_loops(features, masks, kernel_size, group_size, scale_factor),
+    )

@@ -48,10 +48,16 @@ def test_every_config_is_covered():
 
 @pytest.mark.parametrize('name', BASES)
 def test_differs_from_mmdet_only_in_the_upsamplers(name):
-    ours, theirs = leaves(Config.fromfile(COCO / f'{name}.py')._cfg_dict), leaves(load(BASES[name])._cfg_dict)
+    ours, theirs = (
+        leaves(Config.fromfile(COCO / f'{name}.py')._cfg_dict),
+        leaves(load(BASES[name])._cfg_dict),
+    )
     changed = {key for key in ours.keys() | theirs.keys() if ours.get(key, key) != theirs.get(key, key)}
     assert {key if not key.startswith('custom_imports') else 'custom_imports' for key in changed} <= ALLOWED
-    in_neck, in_head = 'model.neck.upsample_cfg.type' in changed, 'model.roi_head.mask_head.upsample_cfg.type' in changed
+    in_neck, in_head = (
+        'model.neck.upsample_cfg.type' in changed,
+        'model.roi_head.mask_head.upsample_cfg.type' in changed,
+    )
     assert (in_neck, in_head) == ('_fpn-carafe_' in name, '_head-carafe_' in name)
 
 
@@ -80,7 +86,9 @@ def test_plugin_configs_add_only_upsamplers_to_mmdet(name):
     assert all(key.startswith(('neck.upsamplers.', 'roi_head.mask_head.upsample.')) for key in added)
 
 
-@pytest.mark.parametrize('name', ['mask-rcnn_r50_fpn-carafe_head-carafe_1x_coco', 'mask-rcnn_r50_fpncarafe-zoo_1x_coco'])
+@pytest.mark.parametrize(
+    'name', ['mask-rcnn_r50_fpn-carafe_head-carafe_1x_coco', 'mask-rcnn_r50_fpncarafe-zoo_1x_coco']
+)
 def test_init_detector_runs_on_a_cpu(name):
     """mmdet's own API builds and runs the model; a stock FPN_CARAFE has no CPU kernel."""
     options = {'model.backbone.init_cfg': None, 'model.backbone.depth': 18}

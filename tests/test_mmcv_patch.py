@@ -11,7 +11,7 @@ from mmcv.ops import CARAFE, CARAFEPack
 from mmcv.ops import carafe as imported_before  # a name bound before any patch
 
 import carafe_plugin
-import carafe_plugin.detection  # noqa: F401  (registers the upsamplers with mmengine)
+import carafe_plugin.detection
 from tests.reference import carafe_case
 
 SIZES = (5, 2, 2)
@@ -62,7 +62,7 @@ def test_undone_again(patched):
 
     assert mmcv.ops.carafe is ORIGINALS['carafe'] is imported_before
     features, masks, _ = inputs()
-    with pytest.raises(RuntimeError, match='not found|not compiled|not implemented'):
+    with pytest.raises(RuntimeError, match='implementation for device cpu not found'):
         imported_before(features, masks, *SIZES)  # mmcv itself has no CPU kernel
 
 

@@ -39,7 +39,7 @@ class UpsampleFPN(FPN):
         self.upsample_cfg = self.upsample_cfg if upsample_cfg is None else dict(upsample_cfg)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into ``num_outs`` maps of ``out_channels``."""
+        """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into ``num_outs`` maps."""
         if not self.upsamplers:
             return super().forward(inputs)
         used = inputs[self.start_level : self.backbone_end_level]

@@ -17,8 +17,8 @@ class UpsampleFCNMaskHead(FCNMaskHead):
     finer map at hand, so an upsampler that needs a guide is refused.
 
     Args:
-        upsample_cfg: ``dict(type=NAME, ...)``, with ``scale_factor`` where it is not 2; None runs the stock code
-            with its default.
+        upsample_cfg: ``dict(type=NAME, ...)``, with ``scale_factor`` where it is not 2; None runs the stock
+            code with its default.
         **kwargs: as :class:`mmdet.models.roi_heads.mask_heads.FCNMaskHead`.
 
     Raises:

@@ -132,11 +132,15 @@ def _check_tensors(features: Tensor, kernels: Tensor, name: str, group_size: int
         if tensor.dim() != 4:
             raise ValueError(f'{label} must have 4 dimensions, got shape {tuple(tensor.shape)}')
     if kernels.device != features.device:
-        raise ValueError(f'features and {name} must be on one device, got {features.device} and {kernels.device}')
+        raise ValueError(
+            f'features and {name} must be on one device, got {features.device} and {kernels.device}'
+        )
     if kernels.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
         raise TypeError(f'features and {name} must have one dtype, got {features.dtype} and {kernels.dtype}')
     if features.shape[1] % group_size:
-        raise ValueError(f'the channels of features must be divisible by group_size={group_size}, got {features.shape[1]}')
+        raise ValueError(
+            f'the channels of features must be divisible by group_size={group_size}, got {features.shape[1]}'
+        )
 
 
 def _check_shape(kernels: Tensor, name: str, expected: tuple, formula: str, features: Tensor) -> None:

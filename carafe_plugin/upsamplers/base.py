@@ -66,8 +66,8 @@ def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
     height, width = size
     if not (_fits(up.shape[-2], height, scale_factor) and _fits(up.shape[-1], width, scale_factor)):
         raise ValueError(
-            f'a map upsampled by {scale_factor} to {tuple(up.shape[-2:])} does not fit size {(height, width)}: '
-            f'they must differ by less than {scale_factor} pixels'
+            f'a map upsampled by {scale_factor} to {tuple(up.shape[-2:])} does not fit size '
+            f'{(height, width)}: they must differ by less than {scale_factor} pixels'
         )
     missing_rows, missing_columns = max(height - up.shape[-2], 0), max(width - up.shape[-1], 0)
     if missing_rows or missing_columns:

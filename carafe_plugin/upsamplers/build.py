@@ -80,12 +80,14 @@ def build_upsampler(
     unknown = [name for name in arguments if name not in known]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         raise TypeError(
-            f'upsampler {kind!r} takes no argument {", ".join(map(repr, unknown))}; it takes {", ".join(known)}. '
-            'Left over from another type? Set upsample_cfg._delete_=True beside the new type'
+            f'upsampler {kind!r} takes no argument {", ".join(map(repr, unknown))}; '
+            f'it takes {", ".join(known)}. Left over from another type? '
+            'Set upsample_cfg._delete_=True beside the new type'
         )
     if arguments.setdefault('scale_factor', scale_factor) != scale_factor:
         raise ValueError(
-            f'upsample_cfg asks for scale_factor={arguments["scale_factor"]}, this place upsamples by {scale_factor}'
+            f'upsample_cfg asks for scale_factor={arguments["scale_factor"]}, '
+            f'this place upsamples by {scale_factor}'
         )
     if cls.needs_guide:
         if guide_channels is None:

@@ -30,7 +30,8 @@ class CARAFE(Upsampler):
         (N, C, H, W) to (N, C, s*H, s*W). 74,148 parameters at C = 256 and the defaults.
 
     Raises:
-        TypeError, ValueError: an argument is not a positive int, a kernel side is even, or G does not divide C.
+        TypeError, ValueError: an argument is not a positive int, a kernel side is even, or C is not
+            divisible by G.
 
     Example:
         >>> import torch
@@ -68,7 +69,7 @@ class CARAFE(Upsampler):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier-uniform compressor; encoder of standard deviation 0.001, so that kernels start near a mean."""
+        """Xavier-uniform compressor; encoder N(0, 0.001), so that kernels start near a plain mean."""
         nn.init.xavier_uniform_(self.channel_compressor.weight)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
         for conv in (self.channel_compressor, self.content_encoder):

@@ -21,7 +21,7 @@ class DeconvUpsampler(Upsampler):
         (N, C, H, W) to (N, C, s*H, s*W). 589,824 weights and 256 biases at C = 256.
 
     Raises:
-        TypeError, ValueError: an argument is not a positive int, or ``kernel_size`` is below ``scale_factor``.
+        TypeError, ValueError: an argument is not a positive int, or ``kernel_size`` is below s.
     """
 
     def __init__(self, in_channels: int, scale_factor: int = 2, *, kernel_size: int = 3) -> None:
@@ -29,7 +29,7 @@ class DeconvUpsampler(Upsampler):
         overlap = require_positive_int('kernel_size', kernel_size) - scale_factor
         if overlap < 0:
             raise ValueError(f'kernel_size must be at least scale_factor={scale_factor}, got {kernel_size}')
-        # Crop ceil(overlap / 2) pixels at the top left; output_padding gives an odd one back at the bottom right.
+        # Crop ceil(overlap / 2) pixels at each side; output_padding gives an odd one back.
         padding = (overlap + 1) // 2
         self.deconv = nn.ConvTranspose2d(
             in_channels,

@@ -29,7 +29,10 @@ class PixelShuffleUpsampler(Upsampler):
         super().__init__(in_channels, scale_factor)
         require_odd_int('upsample_kernel', upsample_kernel)
         self.upsample_conv = nn.Conv2d(
-            in_channels, in_channels * scale_factor**2, upsample_kernel, padding=upsample_kernel // 2
+            in_channels,
+            in_channels * scale_factor**2,
+            upsample_kernel,
+            padding=upsample_kernel // 2,
         )
         self.init_weights()
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmdet's Faster R-CNN R50 with FPN_CARAFE (4 stages: a P6 lateral and a fourth upsampler), for its released weights.
+"""mmdet's Faster R-CNN R50 with FPN_CARAFE (4 stages), for its released weights.
 
-Unchanged but for the operator, which this package puts under ``mmcv.ops.carafe``: no CUDA build of mmcv is needed.
+FPN_CARAFE adds a P6 lateral and a fourth upsampler to FPN. Unchanged but for the operator, which this
+package puts under ``mmcv.ops.carafe``: no CUDA build of mmcv is needed.
 Published (mmdet model zoo, val2017): 38.6 box AP.
-Test: python tools/test.py configs/coco/faster-rcnn_r50_fpncarafe-zoo_1x_coco.py CHECKPOINT (URL in metafile.yml)
+Test: python tools/test.py configs/coco/faster-rcnn_r50_fpncarafe-zoo_1x_coco.py CHECKPOINT
+(its URL is in metafile.yml)
 Run here: keys and shapes compared with mmdet's model; the released weights were not at hand.
 """
 

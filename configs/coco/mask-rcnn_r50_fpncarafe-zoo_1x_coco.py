@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmdet's Mask R-CNN R50 with FPN_CARAFE (4 stages) and CARAFE in the mask head, for its released weights.
 
-Unchanged but for the operator, which this package puts under ``mmcv.ops.carafe``: no CUDA build of mmcv is needed.
+FPN_CARAFE adds a P6 lateral and a fourth upsampler to FPN. Unchanged but for the operator, which this
+package puts under ``mmcv.ops.carafe``: no CUDA build of mmcv is needed.
 Published (mmdet model zoo, val2017): 39.3 box AP, 35.8 mask AP.
-Test: python tools/test.py configs/coco/mask-rcnn_r50_fpncarafe-zoo_1x_coco.py CHECKPOINT (URL in metafile.yml)
+Test: python tools/test.py configs/coco/mask-rcnn_r50_fpncarafe-zoo_1x_coco.py CHECKPOINT
+(its URL is in metafile.yml)
 Run here: keys and shapes compared with mmdet's model; the released weights were not at hand.
 """
 

@@ -36,7 +36,10 @@ def build(cls, upsample_cfg=None, **kwargs):
 @pytest.mark.parametrize('upsample_cfg', [None, dict(type='nearest')], ids=['none', 'nearest'])
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_equals_the_stock_neck(variant, upsample_cfg, size):
-    stock, ours = build(FPN, **VARIANTS[variant]), build(UpsampleFPN, upsample_cfg, **VARIANTS[variant])
+    stock, ours = (
+        build(FPN, **VARIANTS[variant]),
+        build(UpsampleFPN, upsample_cfg, **VARIANTS[variant]),
+    )
     ours.load_state_dict(stock.state_dict(), strict=True)
     inputs = pyramid(*size)
     expected, outs = stock(inputs), ours(inputs)
@@ -101,5 +104,8 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match='asks for scale_factor=4, this place upsamples by 2'):
         build(UpsampleFPN, dict(type='carafe', scale_factor=4))
     maps = [*pyramid()[:3], torch.rand(2, 32, 9, 9)]
-    with pytest.raises(ValueError, match=r'level 3 of size \(9, 9\) cannot be upsampled by 2 to level 2 of size \(4, 7\)'):
+    with pytest.raises(
+        ValueError,
+        match=r'level 3 of size \(9, 9\) cannot be upsampled by 2 to level 2 of size \(4, 7\)',
+    ):
         build(UpsampleFPN, dict(type='carafe'))(maps)

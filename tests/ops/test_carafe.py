@@ -34,14 +34,19 @@ def test_matches_the_definition(shape, group_size, kernel_size, scale_factor, dt
 
 def test_expanded_features_and_masks():
     features, _, masks, expected = carafe_case((1, 4, 3, 5), 3, 1, 2)
-    features, masks = torch.tensor(features).expand(3, -1, -1, -1), torch.tensor(masks).expand(3, -1, -1, -1)
+    features, masks = (
+        torch.tensor(features).expand(3, -1, -1, -1),
+        torch.tensor(masks).expand(3, -1, -1, -1),
+    )
     torch.testing.assert_close(carafe(features, masks, 3), torch.tensor(expected).expand(3, -1, -1, -1))
 
 
 @pytest.mark.parametrize('kernel_size, group_size, scale_factor', [(3, 2, 2), (5, 1, 1), (1, 4, 3)])
 def test_gradients(kernel_size, group_size, scale_factor):
     sizes = (kernel_size, group_size, scale_factor)
-    features, logits, masks, _ = (torch.tensor(x, requires_grad=True) for x in carafe_case((1, 4, 2, 3), *sizes))
+    features, logits, masks, _ = (
+        torch.tensor(x, requires_grad=True) for x in carafe_case((1, 4, 2, 3), *sizes)
+    )
     for function, kernels in ((carafe, masks), (carafe_softmax, logits)):
         assert torch.autograd.gradcheck(lambda x, w, f=function: f(x, w, *sizes), (features, kernels))
         assert torch.autograd.gradgradcheck(lambda x, w, f=function: f(x, w, *sizes), (features, kernels))
@@ -62,7 +67,10 @@ def test_gradients_do_not_depend_on_the_layout(layout):
 
 def test_16_bit_inputs_are_summed_in_float32():
     """A running float16 sum of 49 entries near 1/49 would be off by several rounding steps."""
-    features, masks = torch.ones(1, 1, 9, 9, dtype=torch.float16), torch.full((1, 49, 9, 9), 1 / 49, dtype=torch.float16)
+    features, masks = (
+        torch.ones(1, 1, 9, 9, dtype=torch.float16),
+        torch.full((1, 49, 9, 9), 1 / 49, dtype=torch.float16),
+    )
     exact = 49 * masks[0, 0, 0, 0].double()
     assert carafe(features, masks, 7, 1, 1)[0, 0, 4, 4] == exact.half()
 
@@ -107,15 +115,27 @@ FEATURES, MASKS = torch.rand(2, 6, 4, 5), torch.rand(2, 25, 8, 10)
     [
         (TypeError, 'features must be a tensor, got ndarray', (FEATURES.numpy(), MASKS, 5)),
         (TypeError, 'masks must be floating-point, got torch.int64', (FEATURES, MASKS.long(), 5)),
-        (TypeError, 'one dtype, got torch.float32 and torch.float64', (FEATURES, MASKS.double(), 5)),
+        (
+            TypeError,
+            'one dtype, got torch.float32 and torch.float64',
+            (FEATURES, MASKS.double(), 5),
+        ),
         (TypeError, 'kernel_size must be an int, got 5.0', (FEATURES, MASKS, 5.0)),
         (TypeError, 'scale_factor must be an int, got True', (FEATURES, MASKS, 5, 1, True)),
         (ValueError, 'kernel_size must be odd, got 4', (FEATURES, MASKS, 4)),
         (ValueError, 'group_size must be at least 1, got 0', (FEATURES, MASKS, 5, 0)),
         (ValueError, 'scale_factor must be at least 1, got 0', (FEATURES, MASKS, 5, 1, 0)),
-        (ValueError, r'features must have 4 dimensions, got shape \(6, 4, 5\)', (FEATURES[0], MASKS, 5)),
+        (
+            ValueError,
+            r'features must have 4 dimensions, got shape \(6, 4, 5\)',
+            (FEATURES[0], MASKS, 5),
+        ),
         (ValueError, 'divisible by group_size=4, got 6', (FEATURES, MASKS, 5, 4)),
-        (ValueError, r'\(2, 25, 12, 15\) for features of shape \(2, 6, 4, 5\), got \(2, 25, 8, 10\)', (FEATURES, MASKS, 5, 1, 3)),
+        (
+            ValueError,
+            r'\(2, 25, 12, 15\) for features of shape \(2, 6, 4, 5\), got \(2, 25, 8, 10\)',
+            (FEATURES, MASKS, 5, 1, 3),
+        ),
         (ValueError, r'\(2, 9, 8, 10\)', (FEATURES, MASKS, 3)),
         (ValueError, 'on one device, got cpu and meta', (FEATURES, MASKS.to('meta'), 5)),
     ],
@@ -126,5 +146,7 @@ def test_bad_arguments(error, match, arguments):
 
 
 def test_bad_logits():
-    with pytest.raises(ValueError, match=r'logits must have shape .* = \(2, 100, 4, 5\).*got \(2, 25, 8, 10\)'):
+    with pytest.raises(
+        ValueError, match=r'logits must have shape .* = \(2, 100, 4, 5\).*got \(2, 25, 8, 10\)'
+    ):
         carafe_softmax(FEATURES, MASKS, 5)

@@ -43,7 +43,7 @@ def test_top_down_adds_level_by_level():
 
 
 def test_single_pixels_still_pass_through_the_upsampler():
-    """1 and 1 pixel are one size, and 2n - 1 as well: the second reading keeps every parameter in the graph."""
+    """1 and 1 pixel are one size, and 2n - 1 as well: the second reading keeps the parameters in the graph."""
     up = build_upsampler(dict(type='carafe'), 4)
     top_down([torch.rand(1, 4, 1, 1), torch.rand(1, 4, 1, 1)], [up])[0].sum().backward()
     assert all(p.grad is not None for p in up.parameters())
@@ -51,5 +51,8 @@ def test_single_pixels_still_pass_through_the_upsampler():
 
 def test_a_wrong_level_is_named():
     laterals = [torch.rand(1, 3, 16, 16), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 2, 2)]
-    with pytest.raises(ValueError, match=r'level 2 of size \(2, 2\) cannot be upsampled by 2 to level 1 of size \(8, 8\)'):
+    with pytest.raises(
+        ValueError,
+        match=r'level 2 of size \(2, 2\) cannot be upsampled by 2 to level 1 of size \(8, 8\)',
+    ):
         top_down(laterals, [NEAREST] * 2)

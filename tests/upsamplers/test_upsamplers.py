@@ -45,7 +45,9 @@ def test_init_weights_restores_the_published_initialisation(name):
 
 
 def test_carafe_is_its_two_convolutions_and_the_definition():
-    up = build_upsampler(dict(type='carafe', up_kernel=3, up_group=2, encoder_kernel=5, encoder_dilation=2), 4).double()
+    up = build_upsampler(
+        dict(type='carafe', up_kernel=3, up_group=2, encoder_kernel=5, encoder_dilation=2), 4
+    ).double()
     torch.nn.init.normal_(up.content_encoder.weight)
     x = torch.randn(1, 4, 5, 4, dtype=torch.double)
     compressed = F.conv2d(x, up.channel_compressor.weight, up.channel_compressor.bias)
@@ -58,16 +60,29 @@ def test_baselines_against_torch():
     x = torch.rand(1, 4, 3, 5)
     up = {name: build_upsampler(dict(type=name), 4) for name in NAMES}
     assert torch.equal(up['nearest'](x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert torch.equal(up['bilinear'](x), F.interpolate(x, size=(6, 10), mode='bilinear', align_corners=False))
+    assert torch.equal(
+        up['bilinear'](x), F.interpolate(x, size=(6, 10), mode='bilinear', align_corners=False)
+    )
     shuffle, deconv = up['pixel_shuffle'], up['deconv'].deconv
     convolved = F.conv2d(x, *shuffle.upsample_conv.parameters(), padding=1)
     assert torch.equal(shuffle(x), F.pixel_shuffle(convolved, 2))
-    assert (deconv.kernel_size, deconv.stride, deconv.padding, deconv.output_padding) == ((3, 3), (2, 2), (1, 1), (1, 1))
+    assert (deconv.kernel_size, deconv.stride, deconv.padding, deconv.output_padding) == (
+        (3, 3),
+        (2, 2),
+        (1, 1),
+        (1, 1),
+    )
 
 
 @pytest.mark.parametrize(
     'name, weights, biases',
-    [('carafe', 73_984, 164), ('deconv', 589_824, 256), ('pixel_shuffle', 2_359_296, 1024), ('nearest', 0, 0), ('bilinear', 0, 0)],
+    [
+        ('carafe', 73_984, 164),
+        ('deconv', 589_824, 256),
+        ('pixel_shuffle', 2_359_296, 1024),
+        ('nearest', 0, 0),
+        ('bilinear', 0, 0),
+    ],
 )
 def test_parameter_counts_at_256_channels(name, weights, biases):
     """Published: CARAFE 74k (with biases), deconv 590k, pixel-shuffle 2.4M (both without)."""
@@ -99,11 +114,27 @@ class Guided(Upsampler):
         (TypeError, 'upsample_cfg must be a dict', 'carafe'),
         (ValueError, r"must name its type, got \{'up_kernel': 5\}", dict(up_kernel=5)),
         (ValueError, "unknown upsampler 'caraf'; known: bilinear, carafe", dict(type='caraf')),
-        (TypeError, "'deconv' takes no argument 'up_kernel'; it takes .*kernel_size.*_delete_", dict(type='deconv', up_kernel=5)),
-        (ValueError, 'asks for scale_factor=3, this place upsamples by 2', dict(type='carafe', scale_factor=3)),
-        (ValueError, 'in_channels must be divisible by up_group=3, got 8', dict(type='carafe', up_group=3)),
+        (
+            TypeError,
+            "'deconv' takes no argument 'up_kernel'; it takes .*kernel_size.*_delete_",
+            dict(type='deconv', up_kernel=5),
+        ),
+        (
+            ValueError,
+            'asks for scale_factor=3, this place upsamples by 2',
+            dict(type='carafe', scale_factor=3),
+        ),
+        (
+            ValueError,
+            'in_channels must be divisible by up_group=3, got 8',
+            dict(type='carafe', up_group=3),
+        ),
         (ValueError, 'up_kernel must be odd, got 4', dict(type='carafe', up_kernel=4)),
-        (ValueError, 'kernel_size must be at least scale_factor=2, got 1', dict(type='deconv', kernel_size=1)),
+        (
+            ValueError,
+            'kernel_size must be at least scale_factor=2, got 1',
+            dict(type='deconv', kernel_size=1),
+        ),
         (ValueError, 'needs a guide', dict(type=Guided)),
     ],
 )
