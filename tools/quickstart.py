@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration behind `make demo`: data, training, evaluation and pictures, on two CPU cores.
+
+Each step is one of the tools, called as a user would call it. A run that was interrupted goes on where it
+stopped; remove the work_dir to start anew.
+"""
+
+import argparse
+import contextlib
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+CONFIG = 'configs/quickstart/mask-rcnn_r18_fpn-carafe_head-carafe_shapes.py'
+DATA = Path('data/shapes')
+TRUTH = DATA / 'annotations' / 'instances_val.json'
+COLUMNS = ('AP', 'AP50', 'AP75', 'AP small', 'AP medium', 'AP large')  # COCOeval's first six figures
+SCORE_THR = 0.3
+
+
+def run(*command: object) -> None:
+    """Call a tool, its command shown first; leave with its exit code where it fails."""
+    arguments = [str(argument) for argument in command]
+    print(f'\n$ python {shlex.join(arguments)}', flush=True)
+    code = subprocess.run([sys.executable, *arguments], check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def evaluate(results: Path, iou_type: str) -> COCOeval:
+    """Score one COCO result file; the figures are in ``stats``."""
+    with contextlib.redirect_stdout(None):  # pycocotools prints
+        truth = COCO(TRUTH)
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def mean_mask_iou(evaluation: COCOeval) -> float:
+    """Mean over objects (crowds left out) of the best IoU with a detection of its class, 0 where none is.
+
+    Detections below a score of SCORE_THR do not count.
+    """
+    best = []
+    for key, ious in evaluation.ious.items():
+        kept = sum(detection['score'] >= SCORE_THR for detection in evaluation._dts[key])
+        for index, truth in enumerate(evaluation._gts[key]):
+            if not truth['iscrowd']:
+                best.append(ious[:kept, index].max() if kept else 0.0)  # rows are sorted by score
+    return float(np.mean(best))
+
+
+def table(results: Path) -> str:
+    """Figures of the box and mask results as a small table in percent."""
+    lines = ['      ' + ''.join(f'{column:>11}' for column in (*COLUMNS, 'mean IoU'))]
+    for name, iou_type in (('box', 'bbox'), ('mask', 'segm')):
+        evaluation = evaluate(results.with_name(f'{results.name}.{iou_type}.json'), iou_type)
+        figures = [*evaluation.stats[:6], mean_mask_iou(evaluation)]
+        lines.append(f'{name:<6}' + ''.join(f'{100 * figure:>11.1f}' for figure in figures))
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    work_dir = parser.parse_args().work_dir
+    start = time.monotonic()
+
+    run('tools/make_shapes.py', DATA)
+    run('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume')
+    checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
+    results = work_dir / 'results'
+    options = ['--cfg-options', f'test_evaluator.outfile_prefix={results}']
+    run('tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir / 'test', *options)
+    where = ['--config', CONFIG, '--checkpoint', checkpoint, '--out', work_dir]
+    run('tools/demo.py', DATA / 'val', *where, '--ground-truth', TRUTH, '--grid', '--max-images', 5)
+    run('tools/plot_logs.py', work_dir, '--out', work_dir / 'curves.png')
+
+    print('\nMask R-CNN (ResNet-18) with CARAFE in FPN and mask head on the held-out images, in %:')
+    print(table(results))
+    print(f'\n{time.monotonic() - start:.0f} s in all. Look at:')
+    print(f'  {work_dir}/predictions.png   image, ground truth, prediction')
+    print(f'  {work_dir}/curves.png        loss and AP along the training')
+    print('Next: compare upsamplers with tools/compare.py, or train on COCO: README.md, docs/coco.md')
+
+
+if __name__ == '__main__':
+    main()
