@@ -43,7 +43,7 @@ def test_top_down_adds_level_by_level():
 
 
 def test_single_pixels_still_pass_through_the_upsampler():
-    """1 and 1 pixel are one size, and 2n - 1 as well: the second reading keeps the parameters in the graph."""
+    """1 and 1 pixel are one size, and 2n - 1 as well: the second reading keeps parameters in the graph."""
     up = build_upsampler(dict(type='carafe'), 4)
     top_down([torch.rand(1, 4, 1, 1), torch.rand(1, 4, 1, 1)], [up])[0].sum().backward()
     assert all(p.grad is not None for p in up.parameters())
