@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bookkeeping and table of a comparison; the training is a stand-in but for one slow test."""
+
+import csv
+import json
+import re
+import statistics
+
+import pytest
+from mmengine.config import Config
+
+from carafe_plugin.engine.checkpoint import read_checkpoint
+from carafe_plugin.engine.errors import UserError
+from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
+
+CONFIG = """
+custom_imports = dict(imports=['carafe_plugin.detection'])
+default_scope = 'mmdet'
+model = dict(type='UpsampleFPN', in_channels=[4, 8], out_channels=4, num_outs=2,
+             upsample_cfg=dict(type='carafe', up_kernel=3))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)
+"""
+# Stands in for tools/train.py. Its scores depend on the cell, and it dies if the file `dies` names the seed.
+TRAIN = """
+import json, sys
+from pathlib import Path
+config, work_dir = {}, Path(sys.argv[3])
+exec(Path(sys.argv[1]).read_text(), config)
+seed, upsampler = config['randomness']['seed'], (config['model']['upsample_cfg'] or {}).get('type')
+root = Path(__file__).parent
+with open(root / 'calls', 'a') as calls:
+    calls.write(f'{upsampler} {seed}' + ' --resume' * ('--resume' in sys.argv) + '\\n')
+logs = work_dir / '20250101_000000' / 'vis_data'
+logs.mkdir(parents=True, exist_ok=True)
+(work_dir / Path(sys.argv[1]).name).write_text('the Runner dumps its config under this name')
+(work_dir / 'iter_10.pth').touch()
+if str(seed) in (root / 'dies').read_text().split():
+    sys.exit(3)
+ap = config.get('score', 0.2) + 0.1 * seed + 0.05 * (upsampler == 'carafe')
+steps = range(10, config['train_cfg']['max_iters'] - config.get('early', 0) + 1, 10)
+with open(logs / 'scalars.json', 'w') as file:
+    for step in steps:
+        print(json.dumps({'loss': 1.0, 'iter': step, 'step': step}), file=file)
+        line = {'coco/bbox_mAP': ap / 2, 'coco/segm_mAP': ap * step / 20, 'coco/AR@100': 0.5, 'time': 1.0}
+        print(json.dumps({**line, 'step': step}), file=file)
+"""
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    module = load_tool('compare')
+    (tmp_path / 'train.py').write_text(TRAIN)
+    (tmp_path / 'config.py').write_text(CONFIG)
+    (tmp_path / 'dies').touch()
+    monkeypatch.setattr(module, 'TRAIN', tmp_path / 'train.py')
+    monkeypatch.chdir(tmp_path)
+
+    def call(*more, upsamplers='stock,carafe', seeds='0,1'):
+        (tmp_path / 'calls').write_text('')
+        module.main(['config.py', '--upsamplers', upsamplers, '--seeds', seeds, '--work-dir', 'work', *more])
+
+    call.module = module
+    return call
+
+
+def calls(tmp_path):
+    return (tmp_path / 'calls').read_text().splitlines()
+
+
+def test_table_of_mean_and_spread(compare, tmp_path):
+    compare()
+    assert calls(tmp_path) == ['None 0', 'None 1', 'carafe 0', 'carafe 1']
+    text = (tmp_path / 'work' / 'comparison.md').read_text()
+    assert 'python tools/compare.py config.py --upsamplers stock,carafe --seeds 0,1' in text
+    assert 'validation at iteration 20' in text
+    table = [
+        [cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines() if line[:1] == '|'
+    ]
+    spread = statistics.stdev([0.2, 0.3])
+    assert table[0] == ['upsampler', 'n', 'bbox_mAP', 'segm_mAP']
+    assert table[2] == ['stock', '2', f'0.125 ± {spread / 2:.3f}', f'0.250 ± {spread:.3f}']
+    assert table[3] == ['carafe', '2', f'0.150 ± {spread / 2:.3f}', f'0.300 ± {spread:.3f}']
+
+    lines = (tmp_path / 'work' / 'comparison.csv').read_text().splitlines()
+    rows = list(csv.DictReader(line for line in lines if line[0] != '#'))
+    assert [(row['upsampler'], row['seed']) for row in rows[:4]] == [
+        ('stock', '0'), ('stock', '1'), ('carafe', '0'), ('carafe', '1'),
+    ]  # fmt: skip
+    assert [float(row['coco/segm_mAP']) for row in rows[:4]] == pytest.approx([0.2, 0.3, 0.25, 0.35])
+    assert (rows[5]['seed'], float(rows[5]['coco/segm_mAP'])) == ('std', pytest.approx(spread, abs=1e-6))
+
+
+def test_finished_cells_are_taken_over_and_changed_ones_run_again(compare, tmp_path, capsys):
+    compare(seeds='0')
+    compare()
+    assert calls(tmp_path) == ['None 1', 'carafe 1']
+    (tmp_path / 'work' / 'stock' / 'seed0' / 'left_over').touch()
+    capsys.readouterr()
+    compare('--cfg-options', 'score=0.4', upsamplers='stock', seeds='0')
+    assert calls(tmp_path) == ['None 0']
+    assert 'its config has changed' in capsys.readouterr().out
+    assert not (tmp_path / 'work' / 'stock' / 'seed0' / 'left_over').exists()
+    assert '| stock     | 1 | 0.200    | 0.400    |' in (tmp_path / 'work' / 'comparison.md').read_text()
+
+
+def test_an_interrupted_cell_is_resumed(compare, tmp_path, capsys):
+    (tmp_path / 'dies').write_text('1')
+    with pytest.raises(SystemExit, match='1'):
+        compare()
+    assert 'error: training of work/stock/seed1 failed with exit code 3' in capsys.readouterr().err
+    assert calls(tmp_path) == ['None 0', 'None 1']
+    (tmp_path / 'dies').write_text('')
+    compare()
+    assert calls(tmp_path) == ['None 1 --resume', 'carafe 0', 'carafe 1']
+    assert 'before the interruption of 1' in (tmp_path / 'work' / 'comparison.md').read_text()
+
+
+@pytest.mark.parametrize(
+    'more, upsamplers, message',
+    [
+        ([], 'stock,nope', r"upsampler 'nope' does not fit: .*known: .*carafe"),
+        (
+            ['--cfg-options', 'model.upsample_cfg.scale_factor=0'],
+            'carafe',
+            r'built: .*scale_factor',
+        ),
+        (['--cfg-options', 'model.upsample_cfg.nope=1'], 'carafe', r"'nope'"),
+        (['--cfg-options', 'early=10'], 'stock', r'work/stock/seed0: no validation at iteration 20'),
+        (['--metrics', 'mIoU'], 'stock', r"no metric 'mIoU'; there are: coco/bbox_mAP"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(compare, capsys, tmp_path, more, upsamplers, message):
+    with pytest.raises(SystemExit, match='1'):
+        compare(*more, upsamplers=upsamplers)
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith('error: ')
+    assert re.search(message, err)
+    if upsamplers != 'stock':
+        assert not (tmp_path / 'work').exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(compare, tmp_path, capsys):
+    folder = tmp_path / 'work' / 'stock' / 'seed0'
+    folder.mkdir(parents=True)
+    (folder / 'thesis.tex').touch()
+    with pytest.raises(SystemExit, match='1'):
+        compare(upsamplers='stock')
+    assert 'holds something else than a cell' in capsys.readouterr().err
+    assert (folder / 'thesis.tex').exists()
+
+
+def test_every_upsample_cfg_is_set(compare):
+    def model():
+        own = dict(type='carafe', up_kernel=7)
+        stock_fpn = dict(type='FPN', upsample_cfg=dict(mode='nearest'))
+        return dict(neck=[dict(upsample_cfg=own), stock_fpn], head=dict(deep=dict(upsample_cfg=None)))
+
+    def fields(name):
+        config = model()
+        assert compare.module.set_upsampler(config, name) == 2
+        assert config['neck'][1]['upsample_cfg'] == dict(mode='nearest')
+        return config['neck'][0]['upsample_cfg'], config['head']['deep']['upsample_cfg']
+
+    with pytest.raises(UserError, match='no upsample_cfg to set'):
+        compare.module.check(Config(dict(model=dict(type='SSDVGG', depth=11))), ['carafe'])
+    assert fields('stock') == (None, None)
+    assert fields('bilinear') == (dict(type='bilinear'), dict(type='bilinear'))
+    assert fields('carafe') == (dict(type='carafe', up_kernel=7), dict(type='carafe'))
+
+
+@pytest.mark.slow
+def test_trains_detectors(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    module = load_tool('compare')
+    config = write_detector_config(tmp_path / 'config.py', write_coco(tmp_path / 'data', images=2))
+    work = tmp_path / 'work'
+    module.main([str(config), '--upsamplers', 'stock,carafe', '--work-dir', str(work)])
+    results = [
+        json.loads((work / name / 'seed0' / 'result.json').read_text()) for name in ('stock', 'carafe')
+    ]
+    assert all('coco/segm_mAP' in result['metrics'] for result in results)
+    keys = [stored_keys(work / name / 'seed0') for name in ('stock', 'carafe')]
+    assert not any('content_encoder' in key for key in keys[0])
+    assert sum('content_encoder.weight' in key for key in keys[1]) == 4
+
+
+def stored_keys(folder):
+    return list(read_checkpoint(folder / 'epoch_1.pth')['state_dict'])
