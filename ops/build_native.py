@@ -113,7 +113,9 @@ class BuildNative(build_ext):
             link = ['-undefined', 'dynamic_lookup']
         else:
             link = ['-Wl,--no-as-needed', f'-L{torch_root / "lib"}', '-ltorch_cpu']
-        self.compiler.link_shared_object(objects, str(target), extra_postargs=[*link, *extra], target_lang='c++')
+        self.compiler.link_shared_object(
+            objects, str(target), extra_postargs=[*link, *extra], target_lang='c++'
+        )
 
     def _compile(self, source, folder, flags):
         return self.compiler.compile(

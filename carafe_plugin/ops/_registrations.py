@@ -148,7 +148,9 @@ def _reassemble_backward(ctx, grad):
 def _correlate_setup(ctx, inputs, output):
     out, features, *ctx.sizes, _ = inputs
     ctx.size = features.shape[2:]
-    ctx.save_for_backward(out if ctx.needs_input_grad[1] else None, features if ctx.needs_input_grad[0] else None)
+    ctx.save_for_backward(
+        out if ctx.needs_input_grad[1] else None, features if ctx.needs_input_grad[0] else None
+    )
 
 
 def _correlate_backward(ctx, grad):
@@ -164,7 +166,9 @@ def _correlate_backward(ctx, grad):
 def _scatter_setup(ctx, inputs, output):
     out, masks, _, _, *ctx.sizes = inputs
     ctx.dtype = masks.dtype
-    ctx.save_for_backward(out if ctx.needs_input_grad[1] else None, masks if ctx.needs_input_grad[0] else None)
+    ctx.save_for_backward(
+        out if ctx.needs_input_grad[1] else None, masks if ctx.needs_input_grad[0] else None
+    )
 
 
 def _scatter_backward(ctx, grad):
@@ -219,7 +223,9 @@ def _softmax_double_backward(ctx, u, v):
 
     p, v = to_kernels(logits).softmax(2), to_kernels(v)
     grad_p, m = correlate(grad, x), softmax_backward(p, v)
-    grad_grad = _ops.reassemble(u, p.flatten(1, 2), *ctx.sizes) + _ops.reassemble(x, m.flatten(1, 2), *ctx.sizes)
+    grad_grad = _ops.reassemble(u, p.flatten(1, 2), *ctx.sizes) + _ops.reassemble(
+        x, m.flatten(1, 2), *ctx.sizes
+    )
     grad_x = _ops.scatter(grad, m.flatten(1, 2), *x.shape[2:], *ctx.sizes)
     inner = correlate(grad, u) + v * grad_p - grad_p * dot(p, v) - v * dot(p, grad_p)
     grad_logits = _pixel_unshuffle(softmax_backward(p, inner).flatten(1, 2), phases).to(logits.dtype)

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chooses the instruction set, once.
+// Chooses the instruction set. At every call, which costs nothing beside the
+// kernels, so that one test process can compare the sets.
 #include <cstdlib>
 #include <cstring>
 
 #include "params.h"
 
 namespace carafe {
-namespace {
 
-const KernelTable& choose() {
+const KernelTable& kernels() {
 #if defined(__x86_64__)
   // These ask the operating system as well as the processor.
   const bool avx2 = __builtin_cpu_supports("avx2") &&
@@ -27,13 +27,6 @@ const KernelTable& choose() {
     return kernels_avx2;
 #endif
   return kernels_baseline;
-}
-
-} // namespace
-
-const KernelTable& kernels() {
-  static const KernelTable& table = choose();
-  return table;
 }
 
 } // namespace carafe
