@@ -12,6 +12,10 @@
 #include <string>
 #include <tuple>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "params.h"
 
 namespace {
@@ -110,6 +114,23 @@ bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+// From 32 MiB on malloc maps fresh pages for every call, and touching them one
+// by one costs more than the operator: ask for large ones. CARAFE_HUGEPAGES=0
+// switches it off. A hint only: what it answers does not matter.
+void advise_large_pages(const Tensor& tensor) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const size_t size = size_t(tensor.numel()) * tensor.element_size();
+  const char* wish = std::getenv("CARAFE_HUGEPAGES");
+  if (size < (size_t(32) << 20) || (wish != nullptr && wish[0] == '0'))
+    return;
+  const uintptr_t page = 4096, begin = uintptr_t(tensor.mutable_data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page;
+  madvise((void*)first, (begin + size - first) / page * page, MADV_HUGEPAGE);
+#else
+  (void)tensor;
+#endif
+}
+
 // An uninitialised tensor, in the layout and dtype of `like` unless said.
 Tensor empty(
     int64_t batch,
@@ -119,13 +140,15 @@ Tensor empty(
     const Tensor& like,
     std::optional<ScalarType> dtype = std::nullopt) {
   const int64_t sizes[] = {batch, channels, height, width};
-  return torch::stable::empty(
+  Tensor tensor = torch::stable::empty(
       {sizes, 4},
       dtype.value_or(like.scalar_type()),
       std::nullopt,
       like.device(),
       std::nullopt,
       is_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  advise_large_pages(tensor);
+  return tensor;
 }
 
 TensorView view(const Tensor& tensor, const void* data) {

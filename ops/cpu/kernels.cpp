@@ -11,6 +11,7 @@ namespace {
 #include "plan.h"
 #include "weights.h"
 #include "correlate.h"
+#include "reassemble_last.h"
 #include "reassemble.h"
 #include "scatter.h"
 

@@ -11,67 +11,123 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-CARAFE_INLINE float widen(float value) { return value; }
-CARAFE_INLINE double widen(double value) { return value; }
-CARAFE_INLINE float widen(BFloat16 value) {
-  return bits<float>(uint32_t(value.bits) << 16);
+
+// 16-bit values pass through float a vector at a time, in integer arithmetic
+// that every instruction set has.
+constexpr int kWide = kLanes<float>;
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t Shorts __attribute__((vector_size(kVectorBytes / 2)));
+
+CARAFE_INLINE Vec<float> widen(Words raw, BFloat16) {
+  return bits<Vec<float>>(raw << 16);
 }
-// Branch-free, so that a loop over it becomes vector code without F16C.
-CARAFE_INLINE float widen(Half value) {
-  const uint32_t magnitude = uint32_t(value.bits & 0x7fff) << 13;
-  const float scaled = bits<float>(magnitude) * 0x1p112f; // subnormals as well
-  const uint32_t special = magnitude >= (0x7c00u << 13) ? 0x7f800000u : 0u;
-  return bits<float>(
-      bits<uint32_t>(scaled) | special | uint32_t(value.bits & 0x8000) << 16);
+CARAFE_INLINE Vec<float> widen(Words raw, Half) {
+  const Words magnitude = (raw & 0x7fff) << 13;
+  const Vec<float> scaled = bits<Vec<float>>(magnitude) * 0x1p112f; // subnormals too
+  const Words special = Words(magnitude >= (0x7c00u << 13)) & 0x7f800000u;
+  return bits<Vec<float>>(bits<Words>(scaled) | special | (raw & 0x8000) << 16);
 }
 
-CARAFE_INLINE void narrow(float value, float& to) { to = value; }
-CARAFE_INLINE void narrow(double value, float& to) { to = float(value); }
-CARAFE_INLINE void narrow(double value, double& to) { to = value; }
-CARAFE_INLINE void narrow(float value, double& to) { to = value; }
-// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
-CARAFE_INLINE void narrow(float value, BFloat16& to) {
-  const uint32_t raw = bits<uint32_t>(value);
-  const uint32_t rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
-  to.bits = uint16_t((raw & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+// Round to nearest, ties to even; a NaN becomes the quiet one.
+CARAFE_INLINE Words narrow(Vec<float> value, BFloat16) {
+  const Words raw = bits<Words>(value);
+  const Words nan = Words((raw & 0x7fffffff) > 0x7f800000u);
+  const Words rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
+  return (nan & 0x7fc0) | (~nan & rounded);
 }
-CARAFE_INLINE void narrow(float value, Half& to) {
-  const uint32_t raw = bits<uint32_t>(value);
-  const uint32_t magnitude = raw & 0x7fffffff;
-  const uint32_t normal =
-      (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+CARAFE_INLINE Words narrow(Vec<float> value, Half) {
+  const Words raw = bits<Words>(value);
+  const Words magnitude = raw & 0x7fffffff;
+  const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   // Adding 0.5 aligns a subnormal's bits, and rounds them, in one addition.
-  const uint32_t subnormal =
-      bits<uint32_t>(bits<float>(magnitude) + 0.5f) - bits<uint32_t>(0.5f);
-  uint32_t result = magnitude < (113u << 23) ? subnormal : normal;
-  result = magnitude >= 0x477ff000 ? 0x7c00 : result;
-  result = magnitude > 0x7f800000 ? 0x7e00 : result;
-  to.bits = uint16_t(result | (raw >> 16 & 0x8000));
+  const Words subnormal =
+      bits<Words>(bits<Vec<float>>(magnitude) + 0.5f) - bits<uint32_t>(0.5f);
+  const Words small = Words(magnitude < (113u << 23));
+  const Words large = Words(magnitude >= 0x477ff000u);
+  const Words nan = Words(magnitude > 0x7f800000u);
+  const Words finite = (small & subnormal) | (~small & normal);
+  const Words result = (~large & finite) | (large & 0x7c00) | (nan & 0x200);
+  return result | (raw >> 16 & 0x8000);
 }
-CARAFE_INLINE void narrow(double value, BFloat16& to) {
-  narrow(float(value), to);
+
+// kWide values; a plain loop does the rest of the work for double.
+template <typename S>
+CARAFE_INLINE void widen_vector(float* target, const S* source) {
+  Shorts shorts;
+  __builtin_memcpy(&shorts, source, sizeof shorts);
+  store(target, widen(__builtin_convertvector(shorts, Words), S{}));
 }
-CARAFE_INLINE void narrow(double value, Half& to) { narrow(float(value), to); }
+template <typename S>
+CARAFE_INLINE void widen_vector(double* target, const S* source) {
+  float wide[kWide];
+  widen_vector(wide, source);
+  for (int i = 0; i < kWide; ++i)
+    target[i] = wide[i];
+}
+template <typename S>
+CARAFE_INLINE void narrow_vector(S* target, const float* source) {
+  const Shorts shorts = __builtin_convertvector(narrow(load(source), S{}), Shorts);
+  __builtin_memcpy(target, &shorts, sizeof shorts);
+}
+template <typename S>
+CARAFE_INLINE void narrow_vector(S* target, const double* source) {
+  float single[kWide];
+  for (int i = 0; i < kWide; ++i)
+    single[i] = float(source[i]);
+  narrow_vector(target, single);
+}
+
+template <typename S>
+constexpr bool kIs16Bit = sizeof(S) == 2;
+
+template <typename Acc>
+CARAFE_INLINE bool is_dense(const TensorView& tensor, int64_t stride) {
+  return stride == 1 && tensor.dtype == (sizeof(Acc) == 4 ? Dtype::kFloat : Dtype::kDouble);
+}
 
 template <typename Acc, typename S>
 void load_elements(Acc* target, const S* source, int64_t stride, int64_t count) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i)
-      target[i] = Acc(widen(source[i]));
+  if constexpr (kIs16Bit<S>) {
+    if (stride == 1 && count >= kWide) { // the last vector overlaps the one before
+      for (int64_t i = 0; i + kWide < count; i += kWide)
+        widen_vector(target + i, source + i);
+      return widen_vector(target + count - kWide, source + count - kWide);
+    }
+    for (; count > 0; count -= kWide, target += kWide, source += kWide * stride) {
+      const int64_t some = count < kWide ? count : kWide; // the tensor may end there
+      S part[kWide] = {};
+      Acc wide[kWide];
+      for (int64_t i = 0; i < some; ++i)
+        part[i] = source[i * stride];
+      widen_vector(wide, part);
+      __builtin_memcpy(target, wide, size_t(some) * sizeof(Acc));
+    }
   } else {
     for (int64_t i = 0; i < count; ++i)
-      target[i] = Acc(widen(source[i * stride]));
+      target[i] = Acc(source[i * stride]);
   }
 }
 
 template <typename Acc, typename S>
 void store_elements(S* target, const Acc* source, int64_t stride, int64_t count) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i)
-      narrow(source[i], target[i]);
+  if constexpr (kIs16Bit<S>) {
+    if (stride == 1 && count >= kWide) {
+      for (int64_t i = 0; i + kWide < count; i += kWide)
+        narrow_vector(target + i, source + i);
+      return narrow_vector(target + count - kWide, source + count - kWide);
+    }
+    for (; count > 0; count -= kWide, source += kWide, target += kWide * stride) {
+      const int64_t some = count < kWide ? count : kWide;
+      Acc wide[kWide] = {};
+      S part[kWide];
+      __builtin_memcpy(wide, source, size_t(some) * sizeof(Acc));
+      narrow_vector(part, wide);
+      for (int64_t i = 0; i < some; ++i)
+        target[i * stride] = part[i];
+    }
   } else {
     for (int64_t i = 0; i < count; ++i)
-      narrow(source[i], target[i * stride]);
+      target[i * stride] = S(source[i]);
   }
 }
 
@@ -84,6 +140,10 @@ void load_row(
     int64_t stride,
     int64_t count) {
   const void* data = tensor.data;
+  if (is_dense<Acc>(tensor, stride)) {
+    __builtin_memcpy(target, (const Acc*)data + offset, size_t(count) * sizeof(Acc));
+    return;
+  }
   switch (tensor.dtype) {
     case Dtype::kFloat:
       return load_elements(target, (const float*)data + offset, stride, count);
@@ -105,6 +165,10 @@ void store_row(
     const Acc* source, // [count]
     int64_t count) {
   void* data = tensor.data;
+  if (is_dense<Acc>(tensor, stride)) {
+    __builtin_memcpy((Acc*)data + offset, source, size_t(count) * sizeof(Acc));
+    return;
+  }
   switch (tensor.dtype) {
     case Dtype::kFloat:
       return store_elements((float*)data + offset, source, stride, count);
@@ -118,13 +182,26 @@ void store_row(
 }
 
 template <typename Acc>
-CARAFE_INLINE bool is_dense(const TensorView& tensor, int64_t stride) {
-  return stride == 1 && tensor.dtype == (sizeof(Acc) == 4 ? Dtype::kFloat : Dtype::kDouble);
-}
-
-template <typename Acc>
 CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
   __builtin_memset(target, 0, size_t(count) * sizeof(Acc));
+}
+
+// Neighbouring pixels to two phases of one vector of cells, and back.
+template <typename Acc>
+CARAFE_INLINE void load_pair(Acc* target, const Acc* source) { // [2, lanes], [2 * lanes]
+  constexpr int n = kLanes<Acc>;
+  Vec<Acc> even, odd;
+  deinterleave<Acc>(load(source), load(source + n), even, odd, AllLanes<Acc>{});
+  store(target, even);
+  store(target + n, odd);
+}
+template <typename Acc>
+CARAFE_INLINE void store_pair(Acc* target, const Acc* source) { // [2 * lanes], [2, lanes]
+  constexpr int n = kLanes<Acc>;
+  Vec<Acc> low, high;
+  interleave<Acc>(load(source), load(source + n), low, high, AllLanes<Acc>{});
+  store(target, low);
+  store(target + n, high);
 }
 
 // A row of `count` cells, `phases` pixels each, from `offset` on, as vectors of
@@ -139,18 +216,16 @@ void pack_phases(
     int64_t stride, // of a pixel
     int64_t phases,
     int64_t count, // cells
+    int64_t ahead, // offset of the row that is packed next, for the prefetch
     Acc* row) { // scratch [ceil(count / lanes) * lanes * phases]
   constexpr int n = kLanes<Acc>;
   int64_t cell = 0;
   if (phases == 2 && is_dense<Acc>(tensor, stride)) {
     const Acc* source = (const Acc*)tensor.data + offset;
     for (; cell + n <= count; cell += n, target += block_stride) {
-      Vec<Acc> even, odd;
-      const Vec<Acc> low = load(source + 2 * cell);
-      const Vec<Acc> high = load(source + 2 * cell + n);
-      deinterleave<Acc>(low, high, even, odd, AllLanes<Acc>{});
-      store(target, even);
-      store(target + n, odd);
+      for (int byte = 0; byte < 2 * kVectorBytes; byte += 64)
+        __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
+      load_pair(target, source + 2 * cell);
     }
   }
   if (cell == count)
@@ -159,6 +234,13 @@ void pack_phases(
   const int64_t padded = ceil_div(rest, n) * n * phases;
   load_row(row, tensor, offset + cell * phases * stride, stride, rest * phases);
   fill_zero(row + rest * phases, padded - rest * phases);
+  if (phases == 2) {
+    for (const Acc* block = row; block < row + padded; block += 2 * n) {
+      load_pair(target, block);
+      target += block_stride;
+    }
+    return;
+  }
   for (const Acc* block = row; block < row + padded; block += n * phases) {
     for (int64_t phase = 0; phase < phases; ++phase)
       for (int lane = 0; lane < n; ++lane)
@@ -167,7 +249,23 @@ void pack_phases(
   }
 }
 
-// The reverse for one block: `count` <= lanes cells from vectors of one phase.
+// Vectors of one phase to neighbouring pixels.
+template <typename Acc>
+CARAFE_INLINE void unpack_vectors(
+    Acc* target, // [lanes * phases]
+    const Acc* source, // [phases, lanes]
+    int64_t phases) {
+  constexpr int n = kLanes<Acc>;
+  if (phases == 2)
+    return store_pair(target, source);
+  if (phases == 1)
+    return store(target, load(source));
+  for (int64_t phase = 0; phase < phases; ++phase)
+    for (int lane = 0; lane < n; ++lane)
+      target[lane * phases + phase] = source[phase * n + lane];
+}
+
+// The same into a tensor, for `count` <= lanes cells.
 template <typename Acc>
 void unpack_phases(
     const TensorView& tensor,
@@ -177,21 +275,10 @@ void unpack_phases(
     int64_t phases,
     int64_t count, // cells
     Acc* row) { // scratch [lanes * phases]
-  constexpr int n = kLanes<Acc>;
-  if (phases == 2 && count == n && is_dense<Acc>(tensor, stride)) {
-    Vec<Acc> low, high;
-    Acc* target = (Acc*)tensor.data + offset;
-    interleave<Acc>(load(source), load(source + n), low, high, AllLanes<Acc>{});
-    store(target, low);
-    store(target + n, high);
-    return;
-  }
-  if (phases == 1)
-    return store_row(tensor, offset, stride, source, count);
-  for (int64_t phase = 0; phase < phases; ++phase)
-    for (int64_t lane = 0; lane < count; ++lane)
-      row[lane * phases + phase] = source[phase * n + lane];
-  store_row(tensor, offset, stride, row, count * phases);
+  const bool direct = count == kLanes<Acc> && is_dense<Acc>(tensor, stride);
+  unpack_vectors(direct ? (Acc*)tensor.data + offset : row, source, phases);
+  if (!direct)
+    store_row(tensor, offset, stride, row, count * phases);
 }
 
 // Widths of packed feature rows. Tap column b of cell lane l is element

@@ -15,10 +15,11 @@ void plan_columns(Params& p, int64_t columns, int64_t budget, int64_t column_byt
   p.tiles = ceil_div(columns, p.tile_w);
 }
 
-// Rows of an item, all items about equal.
-static inline void plan_rows(Params& p, int64_t rows, int64_t most) {
+// Rows of an item: all items about equal, and as many for each thread.
+static inline void plan_rows(Params& p, int64_t rows, int64_t most, int64_t threads) {
   p.rows = rows;
-  p.chunks = ceil_div(rows, most);
+  p.chunks = ceil_div(ceil_div(rows, most), threads) * threads;
+  p.chunks = p.chunks < rows ? p.chunks : rows;
   p.chunk_h = ceil_div(rows, p.chunks);
   p.chunks = ceil_div(rows, p.chunk_h);
 }

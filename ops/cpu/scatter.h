@@ -56,13 +56,13 @@ struct Scatter {
     p.block_channels = (512 << 10) / channel / kChannels * kChannels;
     p.block_channels = p.block_channels < 32 ? p.block_channels : 32;
     p.block_channels = p.block_channels > kChannels ? p.block_channels : kChannels;
-    plan_rows(p, p.in_h, most);
+    plan_rows(p, p.in_h, most, threads);
     plan_splits(p, threads, 32);
     // Too few items still: shorter chunks, though each packs its halo again.
     const int64_t others = p.batch * p.tiles * p.groups * p.splits;
     if (others * p.chunks < threads && others * p.in_h > 1) {
       const int64_t rows = ceil_div(p.in_h, ceil_div(threads, others));
-      plan_rows(p, p.in_h, rows < most ? rows : most);
+      plan_rows(p, p.in_h, rows < most ? rows : most, 1);
     }
     if (p.block_channels > p.split_channels)
       p.block_channels = p.split_channels;

@@ -149,6 +149,7 @@ void pack_weights(
           stride[3],
           p.phases,
           count,
+          phase_row + 1 < p.phases ? stride[2] : stride[1] - phase_row * stride[2],
           scratch);
 }
 
@@ -227,7 +228,7 @@ void pack_output(
   for (int64_t q = 0; q < p.phases; ++q)
     pack_phases(
         target + q * p.phases * n, block_stride, p.output, base + q * stride[2],
-        stride[3], p.phases, count, scratch);
+        stride[3], p.phases, count, stride[1], scratch);
   const int64_t used = p.phases * p.phases, padded = padded_phases(p);
   if (used != padded)
     for (int64_t cell = 0; cell < count; cell += n, target += block_stride)
