@@ -68,11 +68,14 @@ struct Correlate {
     for (int64_t c = 0; c < channels; ++c) {
       Vec<Acc> grad[P];
       CARAFE_UNROLL
-      for (int phase = 0; phase < P; ++phase)
+      for (int phase = 0; phase < P; ++phase) {
         grad[phase] = load(output + phase * n);
+        CARAFE_IN_REGISTER(grad[phase]);
+      }
       CARAFE_UNROLL
       for (int t = 0; t < T; ++t) {
-        const Vec<Acc> feature = load(features + offsets[t]);
+        Vec<Acc> feature = load(features + offsets[t]);
+        CARAFE_IN_REGISTER(feature);
         CARAFE_UNROLL
         for (int phase = 0; phase < P; ++phase)
           sum[t][phase] += feature * grad[phase];

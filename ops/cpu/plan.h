@@ -15,13 +15,15 @@ void plan_columns(Params& p, int64_t columns, int64_t budget, int64_t column_byt
   p.tiles = ceil_div(columns, p.tile_w);
 }
 
-// Rows of an item: all items about equal, and as many for each thread.
+// Rows of an item: `most`, or fewer, so that each thread gets as many chunks;
+// batches that fill the threads by themselves keep the long ones.
 static inline void plan_rows(Params& p, int64_t rows, int64_t most, int64_t threads) {
   p.rows = rows;
-  p.chunks = ceil_div(ceil_div(rows, most), threads) * threads;
+  p.chunks = ceil_div(rows, most);
+  if (p.batch * p.tiles * p.groups < 4 * threads)
+    p.chunks = ceil_div(p.chunks, threads) * threads;
   p.chunks = p.chunks < rows ? p.chunks : rows;
-  p.chunk_h = ceil_div(rows, p.chunks);
-  p.chunks = ceil_div(rows, p.chunk_h);
+  p.chunk_h = ceil_div(rows, p.chunks); // of the longest
 }
 
 // Channels of an item: all of a group, cut down to `fewest` where there are too
@@ -52,9 +54,9 @@ static inline Item item_at(const Params& p, int64_t index) {
   index /= p.groups;
   const int64_t tile = index % p.tiles;
   index /= p.tiles;
-  item.first_row = index % p.chunks * p.chunk_h;
-  item.last_row = item.first_row + p.chunk_h;
-  item.last_row = item.last_row < p.rows ? item.last_row : p.rows;
+  const int64_t chunk = index % p.chunks;
+  item.first_row = chunk * p.rows / p.chunks;
+  item.last_row = (chunk + 1) * p.rows / p.chunks;
   item.image = index / p.chunks;
   item.first_column = tile * p.tile_w;
   item.columns = p.columns - item.first_column;

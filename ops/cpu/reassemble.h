@@ -63,12 +63,15 @@ struct Reassemble {
     Vec<Acc> sum[C][P] = {};
     for (int64_t a = 0; a < k; ++a) {
       const Acc* tap_row = features + a * width;
+      _Pragma("GCC unroll 5")
       for (int64_t b = 0; b < k; ++b) {
         const Acc* tap = tap_row + (K ? b : tap_offset(b, p.step, plane));
         Vec<Acc> weight[P];
         CARAFE_UNROLL
-        for (int phase = 0; phase < P; ++phase)
+        for (int phase = 0; phase < P; ++phase) {
           weight[phase] = load(weights + phase * n);
+          CARAFE_IN_REGISTER(weight[phase]);
+        }
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c) {
           const Vec<Acc> feature = load(tap + c * channel_stride);

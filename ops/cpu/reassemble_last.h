@@ -66,11 +66,14 @@ struct ReassembleLast {
       for (int64_t b = 0; b < k; ++b, tap += V * n, weights += padded * n) {
         Vec<Acc> feature[V];
         CARAFE_UNROLL
-        for (int v = 0; v < V; ++v)
+        for (int v = 0; v < V; ++v) {
           feature[v] = load(tap + v * n);
+          CARAFE_IN_REGISTER(feature[v]);
+        }
         CARAFE_UNROLL
         for (int phase = 0; phase < P; ++phase) {
-          const Vec<Acc> weight = splat<Acc>(weights[phase * n]);
+          Vec<Acc> weight = splat<Acc>(weights[phase * n]);
+          CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
           for (int v = 0; v < V; ++v)
             sum[phase][v] += weight * feature[v];

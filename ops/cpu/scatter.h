@@ -93,11 +93,14 @@ struct Scatter {
       for (int64_t phase = 0; phase < padded; ++phase, output += n, weight += n) {
         Vec<Acc> grad[C];
         CARAFE_UNROLL
-        for (int c = 0; c < C; ++c)
+        for (int c = 0; c < C; ++c) {
           grad[c] = load(output + c * padded * n);
+          CARAFE_IN_REGISTER(grad[c]);
+        }
         CARAFE_UNROLL
         for (int t = 0; t < T; ++t) {
-          const Vec<Acc> w = load(weight + t * padded * n);
+          Vec<Acc> w = load(weight + t * padded * n);
+          CARAFE_IN_REGISTER(w);
           CARAFE_UNROLL
           for (int c = 0; c < C; ++c)
             sum[c][t] += grad[c] * w;
