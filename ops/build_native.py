@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 # The oldest torch whose stable ABI has what we call (parallel_for, empty): 2.10.0, one byte a part.
 TORCH_TARGET = ('2.10', '0x020a000000000000')
 
-COMMON = ['-std=c++17', '-fPIC', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-Wall']
+COMMON = ['-std=c++17', '-fPIC', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-Wall', '-g0']
 # -O2 with the vectoriser at full strength: the conversion loops need it, and -O3 gains nothing more.
 KERNEL = [
     '-O2',
