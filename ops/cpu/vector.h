@@ -48,12 +48,13 @@ CARAFE_INLINE Vec<T> splat(T value) {
 
 // Keeps a value in a register. GCC would rather load it again for each of the
 // instructions that use it, which makes loads the limit with 256-bit vectors.
-#if defined(__x86_64__)
+// Without FMA, SSE2 needs its registers for the products: there it would hurt.
+#if defined(__AVX2__)
 #define CARAFE_IN_REGISTER(value) __asm__("" : "+v"(value))
 #elif defined(__aarch64__)
 #define CARAFE_IN_REGISTER(value) __asm__("" : "+w"(value))
 #else
-#define CARAFE_IN_REGISTER(value) (void)(value)
+#define CARAFE_IN_REGISTER(value) ((void)(value))
 #endif
 
 template <typename To, typename From>
