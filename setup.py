@@ -3,12 +3,17 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / 'ops'))
+
+from build_native import native_build  # noqa: E402
+
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
 
 
@@ -44,4 +49,5 @@ class BuildPyWithMim(build_py):
             shutil.copy2(source, target)
 
 
-setup(cmdclass={'build_py': BuildPyWithMim})
+native = native_build()
+setup(cmdclass={'build_py': BuildPyWithMim, **native.pop('cmdclass', {})}, **native)

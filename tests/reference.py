@@ -48,3 +48,80 @@ def carafe_case(shape, kernel_size, group_size, scale_factor):
         masks,
         carafe_loops(features, masks, kernel_size, group_size, scale_factor),
     )
+
+
+def _taps(shape, kernel_size, scale_factor, down):
+    """For each tap, the rows and columns of the zero-padded map that each output pixel reads."""
+    h, w = shape
+    if down:
+        rows, columns = (np.arange(-(-size // scale_factor)) * scale_factor for size in (h, w))
+    else:
+        rows, columns = (np.arange(size * scale_factor) // scale_factor for size in (h, w))
+    for a, b in np.ndindex(kernel_size, kernel_size):
+        yield a * kernel_size + b, (rows + a)[:, None], (columns + b)[None, :]
+
+
+def _pad(features, radius):
+    return np.pad(features, ((0, 0), (0, 0), (radius, radius), (radius, radius)))
+
+
+def reassemble(features, masks, k, groups, s, down=False):
+    """A, one tap at a time; equals :func:`carafe_loops` where both are defined."""
+    padded, out = _pad(features, k // 2), 0
+    repeat = features.shape[1] // groups
+    for tap, rows, columns in _taps(features.shape[2:], k, s, down):
+        weight = masks[:, tap :: k * k].repeat(repeat, axis=1)
+        out = out + weight * padded[:, :, rows, columns]
+    return out
+
+
+def correlate(output, features, k, groups, s, down=False):
+    """B."""
+    n, c, h, w = output.shape
+    padded, masks = _pad(features, k // 2), np.zeros((n, groups * k * k, h, w))
+    for tap, rows, columns in _taps(features.shape[2:], k, s, down):
+        product = output * padded[:, :, rows, columns]
+        masks[:, tap :: k * k] = product.reshape(n, groups, c // groups, h, w).sum(2)
+    return masks
+
+
+def scatter(output, masks, height, width, k, groups, s, down=False):
+    """C."""
+    n, c = output.shape[:2]
+    padded, r = np.zeros((n, c, height + k - 1, width + k - 1)), k // 2
+    for tap, rows, columns in _taps((height, width), k, s, down):
+        weight = masks[:, tap :: k * k].repeat(c // groups, axis=1)
+        np.add.at(padded, (slice(None), slice(None), rows, columns), weight * output)
+    return padded[:, :, r : r + height, r : r + width]
+
+
+def shuffle(logits, s):
+    """Channels (M*s*s, H, W) to pixels (M, s*H, s*W)."""
+    n, m, h, w = logits.shape
+    return (
+        logits.reshape(n, m // s**2, s, s, h, w)
+        .transpose(0, 1, 4, 2, 5, 3)
+        .reshape(n, m // s**2, h * s, w * s)
+    )
+
+
+def unshuffle(masks, s):
+    n, m, h, w = masks.shape
+    return (
+        masks.reshape(n, m, h // s, s, w // s, s)
+        .transpose(0, 1, 3, 5, 2, 4)
+        .reshape(n, m * s * s, h // s, w // s)
+    )
+
+
+def softmax(masks, k, groups):
+    n, _, h, w = masks.shape
+    values = masks.reshape(n, groups, k * k, h, w)
+    values = np.exp(values - values.max(2, keepdims=True))
+    return (values / values.sum(2, keepdims=True)).reshape(masks.shape)
+
+
+def softmax_backward(probability, gradient, k, groups):
+    n, _, h, w = probability.shape
+    p, g = (x.reshape(n, groups, k * k, h, w) for x in (probability, gradient))
+    return (p * (g - (p * g).sum(2, keepdims=True))).reshape(probability.shape)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public functions: they check what comes in, then choose who computes it."""
 
-import torch
 from torch import Tensor
 
-from . import reference
+from . import _native, reference
+from ._checks import check_dtypes, check_groups, check_integers, check_shape, check_tensors
 
 
 def carafe(
@@ -52,17 +52,20 @@ def carafe(
         >>> carafe(features, masks, kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
-    _check_integers(kernel_size, group_size, scale_factor)
-    _check_tensors(features, masks, 'masks', group_size)
+    check_integers(kernel_size, group_size, scale_factor)
+    check_tensors(features, masks, 'masks')
+    check_dtypes(features, masks, 'masks')
+    check_groups(features, group_size)
     n, _, h, w = features.shape
-    _check_shape(
+    check_shape(
         masks,
         'masks',
         (n, group_size * kernel_size**2, h * scale_factor, w * scale_factor),
         '(N, G*k*k, s*H, s*W)',
         features,
     )
-    return reference.carafe(features, masks, kernel_size, group_size, scale_factor)
+    run = _native.operator('reassemble', features, masks) or reference.carafe
+    return run(features, masks, kernel_size, group_size, scale_factor)
 
 
 def carafe_softmax(
@@ -99,53 +102,17 @@ def carafe_softmax(
         >>> carafe_softmax(torch.rand(1, 8, 4, 6), torch.rand(1, 100, 4, 6), kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
-    _check_integers(kernel_size, group_size, scale_factor)
-    _check_tensors(features, logits, 'logits', group_size)
+    check_integers(kernel_size, group_size, scale_factor)
+    check_tensors(features, logits, 'logits')
+    check_dtypes(features, logits, 'logits')
+    check_groups(features, group_size)
     n, _, h, w = features.shape
-    _check_shape(
+    check_shape(
         logits,
         'logits',
         (n, group_size * kernel_size**2 * scale_factor**2, h, w),
         '(N, G*k*k*s*s, H, W)',
         features,
     )
-    return reference.carafe_softmax(features, logits, kernel_size, group_size, scale_factor)
-
-
-def _check_integers(kernel_size: int, group_size: int, scale_factor: int) -> None:
-    arguments = dict(kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
-    for name, value in arguments.items():
-        if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
-            raise TypeError(f'{name} must be an int, got {value!r}')
-        if value < 1:
-            raise ValueError(f'{name} must be at least 1, got {value}')
-    if kernel_size % 2 == 0:
-        raise ValueError(f'kernel_size must be odd, got {kernel_size}')
-
-
-def _check_tensors(features: Tensor, kernels: Tensor, name: str, group_size: int) -> None:
-    for label, tensor in (('features', features), (name, kernels)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f'{label} must be a tensor, got {type(tensor).__name__}')
-        if not tensor.is_floating_point():
-            raise TypeError(f'{label} must be floating-point, got {tensor.dtype}')
-        if tensor.dim() != 4:
-            raise ValueError(f'{label} must have 4 dimensions, got shape {tuple(tensor.shape)}')
-    if kernels.device != features.device:
-        raise ValueError(
-            f'features and {name} must be on one device, got {features.device} and {kernels.device}'
-        )
-    if kernels.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
-        raise TypeError(f'features and {name} must have one dtype, got {features.dtype} and {kernels.dtype}')
-    if features.shape[1] % group_size:
-        raise ValueError(
-            f'the channels of features must be divisible by group_size={group_size}, got {features.shape[1]}'
-        )
-
-
-def _check_shape(kernels: Tensor, name: str, expected: tuple, formula: str, features: Tensor) -> None:
-    if tuple(kernels.shape) != expected:
-        raise ValueError(
-            f'{name} must have shape {formula} = {expected} for features of shape {tuple(features.shape)}, '
-            f'got {tuple(kernels.shape)}'
-        )
+    run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
+    return run(features, logits, kernel_size, group_size, scale_factor)

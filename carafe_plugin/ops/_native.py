@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds and loads the native libraries, and says for each call whether one serves."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# What the libraries were compiled against at least; below it the stable ABI lacks what they call.
+OLDEST_TORCH = (2, 10)
+LIBRARIES = {'cpu': '_C_cpu.so'}
+DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+
+#: Device type to the path of its library, and, where there is none, to the reason.
+loaded: dict[str, str] = {}
+missing: dict[str, str] = {}
+
+_warned: set[str] = set()
+
+
+def operator(name: str, features: Tensor, kernels: Tensor):
+    """The native operator for these tensors, or None where the reference form serves.
+
+    An ONNX graph holds standard operators only, so that an exporter always meets the reference form.
+    """
+    device = features.device.type
+    if device not in loaded:
+        _warn_once(device)
+        return None
+    if features.dtype not in DTYPES or kernels.dtype not in DTYPES or torch.onnx.is_in_onnx_export():
+        return None
+    return getattr(torch.ops.carafe_plugin, name)
+
+
+def why_not(device: str) -> str:
+    """Why no native library serves a device type, in a clause."""
+    return missing.get(device, f'none is written for {device}')
+
+
+def _load(device: str, file: str) -> None:
+    version = tuple(map(int, torch.__version__.split('.')[:2]))
+    path = Path(__file__).resolve().parent.parent / file
+    if os.environ.get('CARAFE_NATIVE') == '0':
+        missing[device] = 'switched off by CARAFE_NATIVE=0'
+    elif version < OLDEST_TORCH:
+        missing[device] = f'torch {torch.__version__} is older than {".".join(map(str, OLDEST_TORCH))}'
+    elif not path.exists():
+        missing[device] = f'{file} was not built: install again where a C++ compiler and torch are'
+    else:
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:
+            missing[device] = f'{file} does not load: {error}'
+        else:
+            loaded[device] = str(path)
+
+
+def _warn_once(device: str) -> None:
+    if torch.compiler.is_compiling() or device in _warned or device == 'meta':
+        return
+    _warned.add(device)
+    if os.environ.get('CARAFE_NATIVE') != '0':
+        # Level 4: the caller of the public function.
+        warnings.warn(
+            f'carafe_plugin runs its plain PyTorch operators on {device}, which are slow: {why_not(device)}. '
+            'python -m carafe_plugin.env tells more.',
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+for _device, _file in LIBRARIES.items():
+    _load(_device, _file)
+if loaded:
+    from . import _registrations  # noqa: F401

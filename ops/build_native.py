@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the native libraries are built; setup.py calls :func:`native_build` and nothing else.
+
+Every instruction set has objects of its own, chosen at run time: never ``-march=native``, so that a wheel
+runs wherever its platform does. Where something is missing the install goes on without the library,
+says so, and ``python -m carafe_plugin.env`` repeats why.
+"""
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+from setuptools import Extension
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+# The oldest torch whose stable ABI has what we call (parallel_for, empty): 2.10.0, one byte a part.
+TORCH_TARGET = ('2.10', '0x020a000000000000')
+
+COMMON = ['-std=c++17', '-fPIC', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-Wall', '-g0']
+# -O2 with the vectoriser at full strength: the conversion loops need it, and -O3 gains nothing more.
+KERNEL = [
+    '-O2',
+    '-ftree-vectorize',
+    '-ffp-contract=fast',
+    '-fno-math-errno',
+    '-fno-trapping-math',
+    '-Wno-psabi',  # vector types never cross an object
+]
+INSTRUCTION_SETS = {'baseline': []}
+if platform.machine() in ('x86_64', 'AMD64'):
+    INSTRUCTION_SETS['avx2'] = ['-mavx2', '-mfma']
+    INSTRUCTION_SETS['avx512'] = [
+        *('-mavx512f', '-mavx512vl', '-mavx512bw', '-mavx512dq', '-mfma'),
+        '-mprefer-vector-width=512',
+    ]
+
+
+def native_build() -> dict:
+    """Keyword arguments for ``setuptools.setup``."""
+    reason = _why_not()
+    if reason:
+        _say(f'no native library: {reason}')
+        return {}
+    extension = Extension(
+        'carafe_plugin._C_cpu',
+        sources=['ops/schema.cpp', 'ops/cpu/host.cpp', 'ops/cpu/dispatch.cpp', 'ops/cpu/kernels.cpp'],
+        depends=[str(path) for path in ROOT.rglob('*.h')],
+    )
+    return dict(ext_modules=[extension], cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))
+
+
+def _why_not() -> str | None:
+    if os.environ.get('CARAFE_NATIVE') == '0':
+        return 'CARAFE_NATIVE=0'
+    if sys.platform == 'win32':
+        return 'not ported to Windows, whose compiler has no vector extensions'
+    try:
+        import torch
+    except ImportError:
+        return 'torch is not installed here; install it first and pass --no-build-isolation'
+    if tuple(map(int, torch.__version__.split('.')[:2])) < tuple(map(int, TORCH_TARGET[0].split('.'))):
+        return f'torch {torch.__version__} is older than {TORCH_TARGET[0]}'
+    return None
+
+
+def _say(message: str) -> None:
+    print(f'carafe_plugin: {message}; the plain PyTorch operators will serve', file=sys.stderr)
+
+
+class BuildNative(build_ext):
+    """Compiles each source with its own flags, the kernels once for each instruction set."""
+
+    def get_ext_filename(self, fullname):  # no Python in the name: no Python in the library
+        return os.path.join(*fullname.split('.')) + '.so'
+
+    def build_extension(self, ext):
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._build(ext, target)
+        except Exception as error:  # no compiler, or one that is too old: the reference form serves
+            if os.environ.get('CARAFE_NATIVE') == '1':
+                raise
+            _say(f'the native library did not build ({error})')
+            target.unlink(missing_ok=True)
+
+    def copy_extensions_to_source(self):
+        # A build that failed left nothing to copy, and an older library must not stay in its place.
+        for ext in list(self.extensions):
+            if not Path(self.build_lib, self.get_ext_filename(ext.name)).exists():
+                self.extensions.remove(ext)
+                Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+
+    def _build(self, ext, target):
+        import torch
+
+        torch_root = Path(torch.__file__).parent
+        extra = shlex.split(os.environ.get('CARAFE_CXXFLAGS', ''))
+        host = ['-O2', f'-DTORCH_TARGET_VERSION={TORCH_TARGET[1]}', f'-isystem{torch_root / "include"}']
+        objects = []
+        *sources, kernels = ext.sources
+        for source in sources:
+            objects += self._compile(source, 'host', [*COMMON, *host, *extra])
+        for isa, flags in INSTRUCTION_SETS.items():
+            macros = [f'-DCARAFE_TABLE=kernels_{isa}', f'-DCARAFE_ISA={isa}']
+            objects += self._compile(kernels, isa, [*COMMON, *KERNEL, *flags, *macros, *extra])
+        if sys.platform == 'darwin':
+            link = ['-undefined', 'dynamic_lookup']
+        else:
+            link = ['-Wl,--no-as-needed', f'-L{torch_root / "lib"}', '-ltorch_cpu']
+        self.compiler.link_shared_object(
+            objects, str(target), extra_postargs=[*link, *extra], target_lang='c++'
+        )
+
+    def _compile(self, source, folder, flags):
+        return self.compiler.compile(
+            [source], output_dir=os.path.join(self.build_temp, folder), extra_postargs=flags, depends=[]
+        )
+
+
+class AnyPythonWheel(bdist_wheel):
+    """One wheel for every Python 3 on a platform."""
+
+    def get_tag(self):
+        return 'py3', 'none', super().get_tag()[2]

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// A: output = sum over taps of masks * features.
+// An item is a few rows of cells (or a tile of them) of one group, for some
+// channels. The weights are packed once, then for each few channels the feature
+// rows; lanes are cells, and each phase has accumulators of its own.
+// Included by kernels.cpp only, inside its anonymous namespace.
+
+template <typename Acc>
+struct Reassemble {
+  static constexpr int n = kLanes<Acc>;
+  static constexpr int kChannels = kManyRegisters ? 4 : 2; // of a register block
+
+  struct Scratch {
+    int64_t plane;
+    int64_t rows; // packed feature rows of a channel
+    Acc *weights, *features, *output, *pixels, *row;
+
+    Scratch(const Params& p, Arena& arena) {
+      const int64_t lanes = ceil_div(p.tile_w, n) * n;
+      const int64_t phases2 = padded_phases(p);
+      const int64_t entries = p.kernel_size * p.kernel_size;
+      plane = plane_width<Acc>(p, p.tile_w);
+      rows = (p.chunk_h - 1) * p.step + p.kernel_size;
+      weights = arena.take<Acc>(p.chunk_h * (lanes / n) * weight_block_size<Acc>(p));
+      features = arena.take<Acc>(kChannels * rows * p.step * plane);
+      output = arena.take<Acc>(kChannels * phases2 * n);
+      pixels = arena.take<Acc>(kChannels * p.phases * p.phases * lanes);
+      row = arena.take<Acc>(entries * phases2 + lanes * p.phases);
+    }
+  };
+
+  static void plan(Params& p, int64_t threads) {
+    if (ReassembleLast<Acc>::serves(p))
+      return ReassembleLast<Acc>::plan(p, threads);
+    const int64_t column = weight_block_size<Acc>(p) / n * int64_t(sizeof(Acc));
+    plan_columns<Acc>(p, p.cells_w, 640 << 10, column);
+    // Several rows share packed features, as long as their weights stay well
+    // within L2 and the features of a register block within L1.
+    const int64_t most = (256 << 10) / (column * p.tile_w);
+    plan_rows(p, p.cells_h, most < 1 ? 1 : most < 8 ? most : 8, threads);
+    plan_splits(p, threads, 32);
+    p.items = p.batch * p.chunks * p.tiles * p.groups * p.splits;
+    p.item_work = p.chunk_h * p.tile_w * p.split_channels * p.phases * p.phases *
+        p.kernel_size * p.kernel_size;
+    Arena arena{0};
+    Scratch scratch(p, arena);
+    p.scratch_bytes = arena.used;
+  }
+
+  // One vector of cells, C channels, P phases of all. K > 0 fixes the kernel
+  // size, of the up map only.
+  template <int K, int C, int P>
+  static void block(
+      const Acc* features, // [C, rows, step * plane], from the first tap on
+      const Acc* weights, // [k * k, padded phases, lanes]
+      Acc* output, // [C, padded phases, lanes]
+      const Params& p,
+      int64_t plane,
+      int64_t channel_stride, // of features
+      int64_t padded) {
+    const int64_t k = K ? K : p.kernel_size;
+    const int64_t width = K ? plane : p.step * plane;
+    Vec<Acc> sum[C][P] = {};
+    for (int64_t a = 0; a < k; ++a) {
+      const Acc* tap_row = features + a * width;
+      _Pragma("GCC unroll 5")
+      for (int64_t b = 0; b < k; ++b) {
+        const Acc* tap = tap_row + (K ? b : tap_offset(b, p.step, plane));
+        Vec<Acc> weight[P];
+        CARAFE_UNROLL
+        for (int phase = 0; phase < P; ++phase) {
+          weight[phase] = load(weights + phase * n);
+          CARAFE_IN_REGISTER(weight[phase]);
+        }
+        CARAFE_UNROLL
+        for (int c = 0; c < C; ++c) {
+          const Vec<Acc> feature = load(tap + c * channel_stride);
+          CARAFE_UNROLL
+          for (int phase = 0; phase < P; ++phase)
+            sum[c][phase] += feature * weight[phase];
+        }
+        weights += padded * n;
+      }
+    }
+    CARAFE_UNROLL
+    for (int c = 0; c < C; ++c)
+      CARAFE_UNROLL
+      for (int phase = 0; phase < P; ++phase)
+        store(output + (c * padded + phase) * n, sum[c][phase]);
+  }
+
+  using Block =
+      void (*)(const Acc*, const Acc*, Acc*, const Params&, int64_t, int64_t, int64_t);
+
+  template <int C>
+  static Block choose(const Params& p) {
+    const bool five = p.kernel_size == 5 && p.step == 1;
+    switch (phase_block(p)) {
+      case 1:
+        return block<0, C, 1>;
+      case 3:
+        return block<0, C, 3>;
+      default:
+        return five ? block<5, C, 4> : block<0, C, 4>;
+    }
+  }
+
+  static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
+    if (ReassembleLast<Acc>::serves(p))
+      return ReassembleLast<Acc>::run(p, begin, end, memory);
+    Arena arena{uintptr_t(memory)};
+    const Scratch scratch(p, arena);
+    const Block blocks[2] = {choose<1>(p), choose<kChannels>(p)};
+    for (int64_t index = begin; index < end; ++index)
+      run_item(p, item_at(p, index), scratch, blocks);
+  }
+
+  static void run_item(
+      const Params& p,
+      const Item& item,
+      const Scratch& s,
+      const Block* blocks) {
+    const int64_t rows = item.last_row - item.first_row;
+    const int64_t row_size = ceil_div(item.columns, n) * weight_block_size<Acc>(p);
+    const int64_t width = p.step * s.plane;
+    for (int64_t row = 0; row < rows; ++row)
+      pack_weights(
+          s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
+          item.first_column, item.columns, s.row);
+    for (int64_t channel = item.first_channel; channel < item.last_channel;) {
+      const int64_t count = item.last_channel - channel >= kChannels ? kChannels : 1;
+      const int64_t used = (rows - 1) * p.step + p.kernel_size;
+      for (int64_t c = 0; c < count; ++c)
+        for (int64_t a = 0; a < used; ++a)
+          pack_features(
+              s.features + (c * s.rows + a) * width, s.plane, p, item.image, channel + c,
+              tap_position(item.first_row, p.step, a, p.kernel_size / 2), item.first_column);
+      for (int64_t row = 0; row < rows; ++row)
+        run_row(
+            p, item, s, blocks[count > 1], s.features + row * p.step * width,
+            s.weights + row * row_size, item.first_row + row, channel, count);
+      channel += count;
+    }
+  }
+
+  static void run_row(
+      const Params& p,
+      const Item& item,
+      const Scratch& s,
+      Block block,
+      const Acc* features, // [count, rows, step * plane], from the first tap on
+      const Acc* weights, // [vectors, k * k, padded phases, lanes]
+      int64_t row,
+      int64_t first_channel,
+      int64_t count) {
+    const int64_t padded = padded_phases(p), take = phase_block(p);
+    const int64_t channel_stride = s.rows * p.step * s.plane;
+    const int64_t* stride = p.output.stride;
+    const int64_t base = item.image * stride[0] + first_channel * stride[1] +
+        row * p.phases * stride[2] + item.first_column * p.phases * stride[3];
+    // Dense float pixels go out as they are made; others a whole row at a time.
+    const bool direct = p.phases == 2 && is_dense<Acc>(p.output, stride[3]);
+    const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
+    for (int64_t cell = 0; cell < item.columns; cell += n) {
+      Acc* target = (Acc*)p.output.data + base + 2 * cell; // where `direct`
+      if (direct) // the lines arrive while the block computes
+        for (int64_t c = 0; c < count; ++c)
+          for (int q = 0; q < 2; ++q)
+            prefetch_pair(target + c * stride[1] + q * stride[2]);
+      for (int64_t phase = 0; phase < padded; phase += take)
+        block(
+            features + cell, weights + phase * n, s.output + phase * n, p, s.plane,
+            channel_stride, padded);
+      weights += weight_block_size<Acc>(p);
+      for (int64_t c = 0; c < count; ++c)
+        for (int64_t q = 0; q < p.phases; ++q) {
+          const Acc* source = s.output + (c * padded + q * p.phases) * n;
+          if (direct && cell + n <= item.columns)
+            store_pair(target + c * stride[1] + q * stride[2], source);
+          else
+            unpack_vectors(
+                s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases, source, p.phases);
+        }
+    }
+    const int64_t done = direct ? item.columns / n * n : 0;
+    if (done == item.columns)
+      return;
+    for (int64_t c = 0; c < count; ++c)
+      for (int64_t q = 0; q < p.phases; ++q)
+        store_row(
+            p.output, base + c * stride[1] + q * stride[2] + done * p.phases * stride[3],
+            stride[3], s.pixels + (c * p.phases + q) * pixel_row + done * p.phases,
+            (item.columns - done) * p.phases);
+  }
+
+  CARAFE_INLINE void prefetch_pair(const Acc* target) { // [2 * lanes]
+    for (int byte = 0; byte < 2 * kVectorBytes; byte += 64)
+      __builtin_prefetch((const char*)target + byte, 1);
+  }
+};

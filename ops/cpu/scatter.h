@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+// C: features = sum over the output pixels that read a feature pixel of
+// masks * output, written as a gather, so that no two items share a target.
+// An item is a chunk of feature rows (or a tile of it) of one group, for some
+// channels. Its weights are packed once; output rows pass through a ring of k
+// packed rows, since k feature rows need each. Sums are held where the cell is,
+// one vector for each tap column, and shifted when the row is done.
+// Included by kernels.cpp only, inside its anonymous namespace.
+
+template <typename Acc>
+struct Scatter {
+  static constexpr int n = kLanes<Acc>;
+  static constexpr int kChannels = kManyRegisters ? 4 : 2; // of a register block
+
+  struct Scratch {
+    int64_t cells_w, cells_h; // most cells that an item gathers from
+    int64_t margin; // zeros left and right of a row of sums
+    int64_t sum_width;
+    Acc *weights, *ring, *sums, *target, *row;
+    const Acc **output_rows, **weight_rows; // [k], what one row gathers from
+
+    Scratch(const Params& p, Arena& arena) {
+      const int64_t k = p.kernel_size, entries = k * k;
+      const int64_t phases2 = padded_phases(p);
+      cells_w = cells_of(p, p.tile_w, p.cells_w);
+      cells_h = cells_of(p, p.chunk_h, p.cells_h);
+      const int64_t lanes = ceil_div(cells_w, n) * n;
+      margin = ceil_div(k, n) * n;
+      sum_width = lanes + ceil_div(p.tile_w, n) * n + 2 * margin;
+      weights = arena.take<Acc>(cells_h * (lanes / n) * weight_block_size<Acc>(p));
+      ring = arena.take<Acc>(k * p.block_channels * phases2 * lanes);
+      sums = arena.take<Acc>(kChannels * k * sum_width);
+      target = arena.take<Acc>(ceil_div(p.tile_w, n) * n);
+      row = arena.take<Acc>(entries * phases2 + lanes * p.phases);
+      output_rows = arena.take<const Acc*>(k);
+      weight_rows = arena.take<const Acc*>(k);
+    }
+  };
+
+  // Cells that `size` neighbouring features gather from, of `all`.
+  static int64_t cells_of(const Params& p, int64_t size, int64_t all) {
+    const int64_t most = floor_div(size + p.kernel_size - 2, p.step) + 1;
+    return most < all ? most : all;
+  }
+
+  static void plan(Params& p, int64_t threads) {
+    const int64_t k = p.kernel_size, radius = k / 2, acc = sizeof(Acc);
+    const int64_t cell = weight_block_size<Acc>(p) / n * acc; // weights of a cell
+    const int64_t group = p.channels / p.groups;
+    // Weights of at least a few rows more than the k that one row needs.
+    plan_columns<Acc>(p, p.in_w, 640 << 10, (ceil_div(k, p.step) + 1) * cell);
+    const int64_t lanes = ceil_div(cells_of(p, p.tile_w, p.cells_w), n) * n;
+    int64_t most = ((1 << 20) / (lanes * cell) - 1) * p.step + 1 - 2 * radius;
+    most = most > 1 ? most : 1;
+    const int64_t channel = k * padded_phases(p) * lanes * acc; // ring of one
+    p.block_channels = (512 << 10) / channel / kChannels * kChannels;
+    p.block_channels = p.block_channels < 32 ? p.block_channels : 32;
+    p.block_channels = p.block_channels > kChannels ? p.block_channels : kChannels;
+    plan_rows(p, p.in_h, most, threads);
+    plan_splits(p, threads, 32);
+    // Too few items still: shorter chunks, though each packs its halo again.
+    const int64_t others = p.batch * p.tiles * p.groups * p.splits;
+    if (others * p.chunks < threads && others * p.in_h > 1) {
+      const int64_t rows = ceil_div(p.in_h, ceil_div(threads, others));
+      plan_rows(p, p.in_h, rows < most ? rows : most, 1);
+    }
+    if (p.block_channels > p.split_channels)
+      p.block_channels = p.split_channels;
+    p.block_channels = p.block_channels < group ? p.block_channels : group;
+    p.items = p.batch * p.chunks * p.tiles * p.groups * p.splits;
+    p.item_work = p.chunk_h * p.tile_w * p.split_channels *
+        ceil_div(p.phases * p.phases * k * k, p.step * p.step);
+    Arena arena{0};
+    Scratch scratch(p, arena);
+    p.scratch_bytes = arena.used;
+  }
+
+  // One vector of cells, C channels, T tap columns; all cell rows that reach
+  // the feature row.
+  template <int C, int T>
+  static void block(
+      const Acc* const* outputs, // [rows] of [C, padded phases, lanes]
+      const Acc* const* weights, // [rows] of [T, padded phases, lanes]
+      Acc* sums, // [C, k, sum_width], of the first tap and vector
+      int64_t rows,
+      int64_t padded,
+      int64_t sum_width,
+      int64_t k) {
+    Vec<Acc> sum[C][T] = {};
+    for (int64_t row = 0; row < rows; ++row) {
+      const Acc* output = outputs[row];
+      const Acc* weight = weights[row];
+      for (int64_t phase = 0; phase < padded; ++phase, output += n, weight += n) {
+        Vec<Acc> grad[C];
+        CARAFE_UNROLL
+        for (int c = 0; c < C; ++c) {
+          grad[c] = load(output + c * padded * n);
+          CARAFE_IN_REGISTER(grad[c]);
+        }
+        CARAFE_UNROLL
+        for (int t = 0; t < T; ++t) {
+          Vec<Acc> w = load(weight + t * padded * n);
+          CARAFE_IN_REGISTER(w);
+          CARAFE_UNROLL
+          for (int c = 0; c < C; ++c)
+            sum[c][t] += grad[c] * w;
+        }
+      }
+    }
+    CARAFE_UNROLL
+    for (int c = 0; c < C; ++c)
+      CARAFE_UNROLL
+      for (int t = 0; t < T; ++t)
+        store(sums + (c * k + t) * sum_width, sum[c][t]);
+  }
+
+  using Block = void (*)(
+      const Acc* const*, const Acc* const*, Acc*, int64_t, int64_t, int64_t, int64_t);
+
+  static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
+    Arena arena{uintptr_t(memory)};
+    const Scratch scratch(p, arena);
+    for (int64_t index = begin; index < end; ++index)
+      run_item(p, item_at(p, index), scratch);
+  }
+
+  // The cells that an item, and one row of it, gathers from.
+  struct Cells {
+    int64_t first_row, last_row, first_column, columns;
+  };
+
+  static int64_t clip(int64_t value, int64_t most) {
+    return value < 0 ? 0 : value < most ? value : most;
+  }
+
+  static void run_item(const Params& p, const Item& item, const Scratch& s) {
+    const int64_t k = p.kernel_size, radius = k / 2;
+    Cells cells;
+    cells.first_row = clip(first_cell(item.first_row, p.step, radius), p.cells_h);
+    cells.last_row = clip(last_cell(item.last_row - 1, p.step, radius) + 1, p.cells_h);
+    cells.first_column = clip(first_cell(item.first_column, p.step, radius), p.cells_w);
+    cells.columns =
+        clip(last_cell(item.first_column + item.columns - 1, p.step, radius) + 1, p.cells_w) -
+        cells.first_column;
+    cells.columns = cells.columns > 0 ? cells.columns : 0;
+    const int64_t vectors = ceil_div(cells.columns, n);
+    const int64_t row_size = vectors * weight_block_size<Acc>(p);
+    for (int64_t row = cells.first_row; row < cells.last_row; ++row)
+      pack_weights(
+          s.weights + (row - cells.first_row) * row_size, p, item.image, item.group,
+          row, cells.first_column, cells.columns, s.row);
+    fill_zero(s.sums, kChannels * k * s.sum_width);
+    for (int64_t first = item.first_channel; first < item.last_channel;
+         first += p.block_channels) {
+      int64_t count = item.last_channel - first;
+      count = count < p.block_channels ? count : p.block_channels;
+      run_channels(p, item, s, cells, first, count);
+    }
+  }
+
+  static void run_channels(
+      const Params& p,
+      const Item& item,
+      const Scratch& s,
+      const Cells& cells,
+      int64_t first_channel,
+      int64_t channels) {
+    const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
+    const int64_t vectors = ceil_div(cells.columns, n);
+    const int64_t slot_size = vectors * channels * padded * n;
+    int64_t packed = cells.first_row; // cell rows before this one are in the ring
+    for (int64_t y = item.first_row; y < item.last_row; ++y) {
+      const int64_t first = clip(first_cell(y, p.step, radius), p.cells_h);
+      const int64_t last = clip(last_cell(y, p.step, radius) + 1, p.cells_h);
+      for (; packed < last; ++packed)
+        for (int64_t c = 0; c < channels; ++c)
+          pack_output(
+              s.ring + packed % k * slot_size + c * padded * n, channels * padded * n,
+              p, item.image, first_channel + c, packed, cells.first_column,
+              cells.columns, s.row);
+      for (int64_t c = 0; c < channels;) {
+        const int64_t count = channels - c >= kChannels ? kChannels : 1;
+        gather(p, s, cells, y, first, last, c, count, channels);
+        for (int64_t i = 0; i < count; ++i)
+          write(p, item, s, cells, y, first_channel + c + i, s.sums + i * k * s.sum_width);
+        c += count;
+      }
+    }
+  }
+
+  static void gather(
+      const Params& p,
+      const Scratch& s,
+      const Cells& cells,
+      int64_t y,
+      int64_t first,
+      int64_t last,
+      int64_t channel, // within the ring
+      int64_t count,
+      int64_t channels) {
+    const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
+    const int64_t vectors = ceil_div(cells.columns, n);
+    const int64_t size = weight_block_size<Acc>(p);
+    for (int64_t v = 0; v < vectors; ++v)
+      for (int64_t b = 0; b < k;) {
+        const int64_t taps = k - b == 7 ? 4 : k - b < 5 ? k - b : 5;
+        Acc* sums = s.sums + b * s.sum_width + s.margin + v * n;
+        int64_t rows = 0;
+        for (int64_t row = first; row < last; ++row, ++rows) {
+          const int64_t a = y + radius - row * p.step;
+          s.output_rows[rows] = s.ring + ((row % k * vectors + v) * channels + channel) * padded * n;
+          s.weight_rows[rows] = s.weights + ((row - cells.first_row) * vectors + v) * size +
+              (a * k + b) * padded * n;
+        }
+        choose(count, taps)(s.output_rows, s.weight_rows, sums, rows, padded, s.sum_width, k);
+        b += taps;
+      }
+  }
+
+  static Block choose(int64_t channels, int64_t taps) {
+    constexpr int C = kChannels;
+    static const Block table[2][5] = {
+        {block<1, 1>, block<1, 2>, block<1, 3>, block<1, 4>, block<1, 5>},
+        {block<C, 1>, block<C, 2>, block<C, 3>, block<C, 4>, block<C, 5>}};
+    return table[channels > 1][taps - 1];
+  }
+
+  // Add the tap columns, each shifted to the feature it belongs to.
+  static void write(
+      const Params& p,
+      const Item& item,
+      const Scratch& s,
+      const Cells& cells,
+      int64_t y,
+      int64_t channel,
+      const Acc* sums) { // [k, sum_width]
+    const int64_t k = p.kernel_size, radius = k / 2;
+    Acc* target = s.target; // [columns]
+    // feature column x is cell (x + radius - b) / step, tap b
+    if (p.step == 1) {
+      const Acc* source = sums + s.margin + item.first_column + radius - cells.first_column;
+      for (int64_t x = 0; x < item.columns; x += n) {
+        Vec<Acc> sum = load(source + x);
+        for (int64_t b = 1; b < k; ++b)
+          sum += load(source + b * s.sum_width - b + x);
+        store(target + x, sum);
+      }
+    } else {
+      fill_zero(target, item.columns);
+      for (int64_t b = 0; b < k; ++b)
+        for (int64_t cell = 0; cell < cells.columns; ++cell) {
+          const int64_t x =
+              tap_position(cells.first_column + cell, p.step, b, radius) - item.first_column;
+          if (x >= 0 && x < item.columns)
+            target[x] += sums[b * s.sum_width + s.margin + cell];
+        }
+    }
+    const int64_t* stride = p.features.stride;
+    store_row(
+        p.features,
+        item.image * stride[0] + channel * stride[1] + y * stride[2] +
+            item.first_column * stride[3],
+        stride[3],
+        target,
+        item.columns);
+  }
+};

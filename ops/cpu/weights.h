@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// Masks and logits as packed weights: [blocks, entries, padded phases, lanes],
+// a lane being a cell. The inner loops read them in this order, as one stream.
+// Included by kernels.cpp only, inside its anonymous namespace.
+
+// Phases are taken by fours, or all at once where they are 1 or divide by 3
+// only; the list is padded with zero weights to a multiple of that.
+CARAFE_INLINE int64_t phase_block(const Params& p) {
+  const int64_t count = p.phases * p.phases;
+  return count == 1 ? 1 : count % 4 && count % 3 == 0 ? 3 : 4;
+}
+
+CARAFE_INLINE int64_t padded_phases(const Params& p) {
+  const int64_t block = phase_block(p);
+  return ceil_div(p.phases * p.phases, block) * block;
+}
+
+template <typename Acc>
+CARAFE_INLINE int64_t weight_block_size(const Params& p) {
+  return p.kernel_size * p.kernel_size * padded_phases(p) * kLanes<Acc>;
+}
+
+// Softmax over the entries of one block, in place.
+template <typename Acc>
+void softmax_block(
+    Acc* block, // [entries, padded phases, lanes]
+    int64_t entries,
+    int64_t padded) {
+  constexpr int n = kLanes<Acc>;
+  const int64_t stride = padded * n;
+  for (int64_t phase = 0; phase < padded; ++phase) {
+    Acc* column = block + phase * n;
+    Vec<Acc> largest = load(column);
+    for (int64_t t = 1; t < entries; ++t) {
+      const Vec<Acc> value = load(column + t * stride);
+      largest = value > largest ? value : largest;
+    }
+    Vec<Acc> sum{};
+    for (int64_t t = 0; t < entries; ++t) {
+      const Vec<Acc> value =
+          exp_nonpositive<Acc>(load(column + t * stride) - largest);
+      store(column + t * stride, value);
+      sum += value;
+    }
+    const Vec<Acc> scale = Acc(1) / sum;
+    for (int64_t t = 0; t < entries; ++t)
+      store(column + t * stride, load(column + t * stride) * scale);
+  }
+}
+
+// From the gradient of softmax's result to that of the logits, in place:
+// gradient = P * (gradient - <P, gradient>).
+template <typename Acc>
+void softmax_backward_block(
+    Acc* gradient, // [entries, padded phases, lanes]
+    const Acc* probability, // likewise
+    int64_t entries,
+    int64_t padded) {
+  constexpr int n = kLanes<Acc>;
+  const int64_t stride = padded * n;
+  for (int64_t phase = 0; phase < padded; ++phase) {
+    Acc* g = gradient + phase * n;
+    const Acc* p = probability + phase * n;
+    Vec<Acc> dot{};
+    for (int64_t t = 0; t < entries; ++t)
+      dot += load(g + t * stride) * load(p + t * stride);
+    for (int64_t t = 0; t < entries; ++t)
+      store(g + t * stride, load(p + t * stride) * (load(g + t * stride) - dot));
+  }
+}
+
+// Logits of `count` cells from (row, first) on; a channel is one phase already.
+template <typename Acc>
+void pack_logits(
+    Acc* target, // [blocks, entries, padded phases, lanes]
+    const Params& p,
+    int64_t image,
+    int64_t group,
+    int64_t row,
+    int64_t first,
+    int64_t count,
+    Acc* scratch) { // [entries * phases^2]
+  constexpr int n = kLanes<Acc>;
+  const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
+  const int64_t entries = p.kernel_size * p.kernel_size;
+  const int64_t* stride = p.masks.stride;
+  const int64_t base = image * stride[0] +
+      logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
+      row * stride[2] + first * stride[3];
+  for (int64_t cell = 0; cell < count; cell += n) {
+    const int64_t lanes = count - cell < n ? count - cell : n;
+    if (lanes < n || padded != phases2)
+      fill_zero(target, entries * padded * n);
+    if (stride[1] < stride[3]) { // channels_last: a cell's logits lie together
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t at = base + (cell + lane) * stride[3];
+        load_row(scratch, p.masks, at, stride[1], entries * phases2);
+        for (int64_t t = 0; t < entries; ++t)
+          for (int64_t phase = 0; phase < phases2; ++phase)
+            target[(t * padded + phase) * n + lane] = scratch[t * phases2 + phase];
+      }
+    } else {
+      for (int64_t t = 0; t < entries; ++t)
+        for (int64_t phase = 0; phase < phases2; ++phase)
+          load_row(
+              target + (t * padded + phase) * n,
+              p.masks,
+              base + (t * phases2 + phase) * stride[1] + cell * stride[3],
+              stride[3],
+              lanes);
+    }
+    target += entries * padded * n;
+  }
+}
+
+// Weights of `count` cells from (row, first) on; softmax where masks are logits.
+template <typename Acc>
+void pack_weights(
+    Acc* target, // [blocks, entries, padded phases, lanes]
+    const Params& p,
+    int64_t image,
+    int64_t group,
+    int64_t row,
+    int64_t first,
+    int64_t count,
+    Acc* scratch) { // [max(entries * phases^2, padded row)]
+  constexpr int n = kLanes<Acc>;
+  const int64_t padded = padded_phases(p), block = weight_block_size<Acc>(p);
+  const int64_t entries = p.kernel_size * p.kernel_size;
+  const int64_t blocks = ceil_div(count, n);
+  if (p.softmax) {
+    pack_logits(target, p, image, group, row, first, count, scratch);
+    for (int64_t b = 0; b < blocks; ++b)
+      softmax_block(target + b * block, entries, padded);
+    return;
+  }
+  if (padded != p.phases * p.phases)
+    fill_zero(target, blocks * block);
+  const int64_t* stride = p.masks.stride;
+  for (int64_t t = 0; t < entries; ++t)
+    for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
+      pack_phases(
+          target + (t * padded + phase_row * p.phases) * n,
+          block,
+          p.masks,
+          image * stride[0] + mask_channel(group, entries, t) * stride[1] +
+              (row * p.phases + phase_row) * stride[2] +
+              first * p.phases * stride[3],
+          stride[3],
+          p.phases,
+          count,
+          phase_row + 1 < p.phases ? stride[2] : stride[1] - phase_row * stride[2],
+          scratch);
+}
+
+// Gradients of masks (or of logits) of `count` cells, to p.grad_masks.
+template <typename Acc>
+void unpack_weights(
+    const Acc* source, // [blocks, entries, padded phases, lanes]
+    const Params& p,
+    int64_t image,
+    int64_t group,
+    int64_t row,
+    int64_t first,
+    int64_t count,
+    Acc* scratch) { // [max(entries * phases^2, lanes * phases)]
+  constexpr int n = kLanes<Acc>;
+  const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
+  const int64_t entries = p.kernel_size * p.kernel_size;
+  const TensorView& target = p.grad_masks;
+  const int64_t* stride = target.stride;
+  for (int64_t cell = 0; cell < count; cell += n, source += entries * padded * n) {
+    const int64_t lanes = count - cell < n ? count - cell : n;
+    if (!p.softmax) {
+      for (int64_t t = 0; t < entries; ++t)
+        for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
+          unpack_phases(
+              target,
+              image * stride[0] + mask_channel(group, entries, t) * stride[1] +
+                  (row * p.phases + phase_row) * stride[2] +
+                  (first + cell) * p.phases * stride[3],
+              stride[3],
+              source + (t * padded + phase_row * p.phases) * n,
+              p.phases,
+              lanes,
+              scratch);
+      continue;
+    }
+    const int64_t base = image * stride[0] +
+        logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
+        row * stride[2] + (first + cell) * stride[3];
+    if (stride[1] < stride[3]) {
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        for (int64_t t = 0; t < entries; ++t)
+          for (int64_t phase = 0; phase < phases2; ++phase)
+            scratch[t * phases2 + phase] = source[(t * padded + phase) * n + lane];
+        store_row(target, base + lane * stride[3], stride[1], scratch, entries * phases2);
+      }
+    } else {
+      for (int64_t t = 0; t < entries; ++t)
+        for (int64_t phase = 0; phase < phases2; ++phase)
+          store_row(
+              target,
+              base + (t * phases2 + phase) * stride[1],
+              stride[3],
+              source + (t * padded + phase) * n,
+              lanes);
+    }
+  }
+}
+
+// The output pixels of `count` cells of one channel, as vectors of one phase.
+template <typename Acc>
+void pack_output(
+    Acc* target, // [blocks, ..., padded phases, lanes]
+    int64_t block_stride,
+    const Params& p,
+    int64_t image,
+    int64_t channel,
+    int64_t row,
+    int64_t first,
+    int64_t count,
+    Acc* scratch) { // [padded row]
+  constexpr int n = kLanes<Acc>;
+  const int64_t* stride = p.output.stride;
+  const int64_t base = image * stride[0] + channel * stride[1] +
+      row * p.phases * stride[2] + first * p.phases * stride[3];
+  for (int64_t q = 0; q < p.phases; ++q)
+    pack_phases(
+        target + q * p.phases * n, block_stride, p.output, base + q * stride[2],
+        stride[3], p.phases, count, stride[1], scratch);
+  const int64_t used = p.phases * p.phases, padded = padded_phases(p);
+  if (used != padded)
+    for (int64_t cell = 0; cell < count; cell += n, target += block_stride)
+      fill_zero(target + used * n, (padded - used) * n);
+}

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native kernels against the float64 oracle, on every instruction set that this machine has."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from carafe_plugin.ops import _native
+from tests import reference as oracle
+
+pytestmark = pytest.mark.skipif(
+    'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
+)
+
+ops = torch.ops.carafe_plugin
+# Relative to the largest expected value: rounding of the result, and for 32 bits and more of the sums.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+LAYOUTS = dict(
+    contiguous=lambda x: x.contiguous(),
+    channels_last=lambda x: x.contiguous(memory_format=torch.channels_last),
+    sliced=lambda x: torch.nn.functional.pad(x, (1, 2, 2, 1, 1, 0))[:, 1:, 2:-1, 1:-2],
+    transposed=lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    expanded=lambda x: x[:1].expand(x.shape),
+)
+
+
+@pytest.fixture(params=['baseline', 'avx2', 'avx512'])
+def isa(request, monkeypatch):
+    monkeypatch.setenv('CARAFE_CPU_ISA', request.param)
+    if ops.cpu_capability() != request.param:
+        pytest.skip(f'this machine or library has no {request.param}')
+    return request.param
+
+
+def make_inputs(shape, k, groups, s, down, dtype=torch.float64, layout='contiguous', seed=0):
+    """Features, masks, logits and an output gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    n, c, h, w = shape
+    phases, out_h, out_w = (1, -(-h // s), -(-w // s)) if down else (s, s * h, s * w)
+    shapes = (
+        shape,
+        (n, groups * k * k, out_h, out_w),
+        (n, groups * (k * phases) ** 2, out_h // phases, out_w // phases),
+        (n, c, out_h, out_w),
+    )
+    return [
+        LAYOUTS[layout](torch.randn(x, generator=generator, dtype=torch.float64).to(dtype)) for x in shapes
+    ]
+
+
+def expected(features, masks, logits, grad, k, groups, s, down):
+    features, masks, logits, grad = (x.double().numpy() for x in (features, masks, logits, grad))
+    sizes, size = (k, groups, s, down), features.shape[2:]
+    phases = 1 if down else s
+    probability = oracle.softmax(oracle.shuffle(logits, phases), k, groups)
+    grad_logits = oracle.softmax_backward(probability, oracle.correlate(grad, features, *sizes), k, groups)
+    return [
+        oracle.reassemble(features, masks, *sizes),
+        oracle.correlate(grad, features, *sizes),
+        oracle.scatter(grad, masks, *size, *sizes),
+        oracle.reassemble(features, probability, *sizes),
+        oracle.scatter(grad, probability, *size, *sizes),
+        oracle.unshuffle(grad_logits, phases),
+    ]
+
+
+def computed(features, masks, logits, grad, k, groups, s, down):
+    sizes, size = (k, groups, s, down), features.shape[2:]
+    return [
+        ops.reassemble(features, masks, *sizes),
+        ops.correlate(grad, features, *sizes),
+        ops.scatter(grad, masks, *size, *sizes),
+        ops.reassemble_softmax(features, logits, *sizes),
+        *ops.reassemble_softmax_backward(grad, features, logits, *sizes),
+    ]
+
+
+def compare(inputs, sizes, tolerance):
+    for result, exact in zip(computed(*inputs, *sizes), expected(*inputs, *sizes), strict=True):
+        exact = torch.from_numpy(exact)
+        assert result.dtype == inputs[0].dtype and result.shape == exact.shape
+        torch.testing.assert_close(result.double(), exact, rtol=0, atol=tolerance * max(1, exact.abs().max()))
+
+
+def test_oracle_equals_the_loops():
+    for sizes in ((3, 2, 2), (5, 1, 3), (1, 4, 1)):
+        features, _, masks, loops = oracle.carafe_case((2, 4, 3, 5), *sizes)
+        np.testing.assert_allclose(oracle.reassemble(features, masks, *sizes), loops, atol=1e-12)
+
+
+@pytest.mark.parametrize('down', [False, True], ids=['up', 'down'])
+@pytest.mark.parametrize('scale_factor', [1, 2, 3, 4])
+@pytest.mark.parametrize('kernel_size', [1, 3, 5, 7, 9])
+def test_sizes(isa, kernel_size, scale_factor, down):
+    for shape, groups in (
+        ((1, 4, 1, 1), 4),
+        ((2, 6, 3, 5), 1),
+        ((1, 16, 2, 18), 16),
+        ((1, 10, 7, 1), 2),
+        ((1, 4, 4, 33), 1),
+    ):
+        sizes = (kernel_size, groups, scale_factor, down)
+        compare(make_inputs(shape, *sizes), sizes, TOLERANCE[torch.float64])
+        compare(make_inputs(shape, *sizes, torch.float32), sizes, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+def test_dtypes_and_layouts(isa, dtype, layout):
+    for shape, sizes in (
+        ((2, 12, 5, 19), (5, 1, 2, False)),
+        ((2, 12, 4, 7), (3, 4, 3, False)),
+        ((2, 7, 6, 37), (5, 1, 2, True)),
+    ):
+        compare(make_inputs(shape, *sizes, dtype, layout), sizes, TOLERANCE[dtype])
+
+
+def test_many_channels_and_tiles(isa):
+    """More channels than a block, more columns than a tile, more rows than a chunk."""
+    for shape, sizes in (
+        ((1, 70, 9, 40), (5, 1, 2, False)),
+        ((1, 2, 12, 130), (9, 1, 4, False)),
+        ((1, 3, 20, 600), (3, 1, 2, True)),
+    ):
+        compare(make_inputs(shape, *sizes, torch.float32), sizes, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize('a', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize('b', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+def test_any_two_dtypes(a, b):
+    """The result has the dtype of the features; masks' gradients have the masks'."""
+    sizes = (3, 2, 2, False)
+    features, masks, logits, grad = make_inputs((2, 4, 3, 5), *sizes)
+    inputs = features.to(a), masks.to(b), logits.to(b), grad.to(a)
+    wanted = [a, a, a, a, a, b]
+    for result, exact, dtype in zip(
+        computed(*inputs, *sizes), expected(*inputs, *sizes), wanted, strict=True
+    ):
+        assert result.dtype == dtype
+        exact = torch.from_numpy(exact)
+        atol = TOLERANCE[dtype] * max(1, exact.abs().max())
+        torch.testing.assert_close(
+            result.double(), exact, rtol=0, atol=atol + (2e-6 if b != torch.float64 else 0)
+        )
+    leaves = [x.clone().requires_grad_() for x in inputs[:2]]
+    ops.reassemble(*leaves, *sizes).sum().backward()
+    assert [x.grad.dtype for x in leaves] == [a, b]
+
+
+def test_results_do_not_depend_on_threads(isa):
+    """Bit for bit: no sum is split over items, and there are no atomics."""
+    before = torch.get_num_threads()
+    try:
+        for shape, sizes in (
+            ((2, 96, 14, 14), (5, 1, 2, False)),
+            ((1, 8, 37, 41), (3, 4, 2, False)),
+            ((1, 64, 30, 9), (5, 1, 3, True)),
+        ):
+            inputs = make_inputs(shape, *sizes, torch.float32)
+            results = []
+            for threads in (1, 2, 3, 5):
+                torch.set_num_threads(threads)
+                results.append(computed(*inputs, *sizes))
+            for other in results[1:]:
+                assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_16_bit_conversions_are_exact(isa, dtype):
+    """Every value passes through float32 and back unchanged; float32 rounds to nearest even as torch does."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    values = values[~values.isnan()].reshape(1, 1, 1, -1)
+    one = torch.ones(1, 1, 1, values.shape[3], dtype=dtype)
+    assert torch.equal(ops.reassemble(values, one, 1, 1, 1).view(torch.int16), (values + 0).view(torch.int16))
+    wide = torch.randn(1, 1, 200, 100) * torch.logspace(-9, 6, 200)[:, None]
+    wide[0, 0, 0, :4] = torch.tensor([torch.inf, -torch.inf, 65519.9, 65520.0])
+    result = ops.correlate(wide, torch.ones_like(wide), 1, 1, 1, dtype=dtype)
+    assert torch.equal(result, wide.to(dtype))
+    assert ops.correlate(wide * torch.nan, wide, 1, 1, 1, dtype=dtype).isnan().all()
+
+
+def test_softmax_of_extreme_logits(isa):
+    features = torch.ones(1, 1, 3, 3)
+    logits = torch.zeros(1, 9, 3, 3)
+    logits[0, :, 0, 0] = torch.tensor([-torch.inf, 1e30, -1e30, 3.4e38, 0, -88, -104, -87, 1])
+    logits[0, :, 1, 1] = torch.tensor([-100.0, 0, -100, -100, -100, -100, -100, -100, -100])
+    logits[0, 3, 1, 2] = torch.nan
+    logits[0, 3, 2, 2] = torch.inf
+    logits[0, :, 2, 0] = -torch.inf
+    out = ops.reassemble_softmax(features, logits, 3, 1, 1)[0, 0]
+    from carafe_plugin.ops.reference import carafe_softmax
+
+    torch.testing.assert_close(out, carafe_softmax(features, logits, 3, 1, 1)[0, 0], equal_nan=True)
+    assert out[1, 1] == 1 and out[1, 2].isnan() and out[2, 2].isnan() and out[2, 0].isnan()
+
+
+def test_nan_weight_times_zero_border_is_nan(isa):
+    for sizes, shape in (((3, 1, 2, False), (1, 5, 2, 20)), ((5, 1, 2, True), (1, 5, 4, 40))):
+        features, masks, _, _ = make_inputs(shape, *sizes, torch.float32)
+        masks[0, 0, 0, 0] = torch.nan
+        nan = ops.reassemble(features, masks, *sizes).isnan().nonzero()[:, 2:]
+        assert nan.tolist() == [[0, 0]] * 5
+
+
+def test_output_layout_follows_the_features():
+    features, masks, logits, grad = make_inputs((2, 8, 3, 5), 3, 1, 2, False, torch.float32, 'channels_last')
+    results = computed(features, masks, logits, grad, 3, 1, 2, False)
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in results)
+    results = computed(*(x.contiguous() for x in (features, masks, logits, grad)), 3, 1, 2, False)
+    assert all(x.is_contiguous() for x in results)
+
+
+def test_empty():
+    for shape in ((0, 4, 3, 5), (2, 4, 0, 5), (2, 0, 3, 5)):
+        inputs = make_inputs(shape, 3, 1, 2, False)
+        for result, like in zip(computed(*inputs, 3, 1, 2, False), (3, 1, 0, 3, 0, 2), strict=True):
+            assert result.shape == inputs[like].shape and not result.any()
+
+
+@pytest.mark.slow
+def test_more_than_2_31_output_elements():
+    features = torch.arange(3.0, dtype=torch.bfloat16).reshape(1, 3, 1, 1).expand(1, 3, 16384, 16400)
+    masks = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16).expand(1, 1, 32768, 32800)
+    out = ops.reassemble(features, masks, 1, 1, 2)
+    assert out.numel() > 2**31
+    assert [out[0, c, -1].unique().tolist() for c in range(3)] == [[0.0], [1.0], [2.0]]
+
+
+@pytest.mark.skipif(shutil.which('nm') is None, reason='needs nm')
+def test_library_uses_the_stable_abi_alone():
+    listing = subprocess.run(
+        ['nm', '-DC', '--undefined-only', _native.loaded['cpu']], capture_output=True, text=True
+    )
+    symbols = listing.stdout.splitlines()
+    assert any('torch_parallel_for' in symbol for symbol in symbols)
+    assert not [symbol for symbol in symbols if 'at::' in symbol or 'c10::' in symbol]
