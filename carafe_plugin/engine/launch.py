@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``tools/train.py`` and ``tools/test.py`` share: arguments, config, Runner."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .distributed import start_cpu_processes
+from .errors import UserError
+from .progress import ProgressBarHook
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that both tools take, spelled as in the OpenMMLab tools."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override the config, e.g. model.neck.upsample_cfg.type=bilinear; a list as key="[a,b]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the common options to it.
+
+    Raises:
+        UserError: there is no such file, or an override does not fit into it.
+    """
+    if not Path(args.config).is_file():
+        raise UserError(f'config {args.config} does not exist')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    try:
+        cfg.merge_from_dict(args.cfg_options or {})
+    except (IndexError, KeyError, TypeError) as error:
+        raise UserError(f'--cfg-options does not fit the config: {error}') from error
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Make the Runner that the config asks for, with a progress bar, in the processes of a CPU launch too."""
+    start_cpu_processes(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(ProgressBarHook())
+    return runner

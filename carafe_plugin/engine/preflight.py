@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known before the Runner is made, which creates the work_dir first of all."""
+
+import copy
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODELS, DefaultScope
+
+from .coco_files import check_coco_dataset, check_coco_file
+from .errors import UserError
+
+
+def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Find what would fail later, and say it in one line.
+
+    Checked are mixed precision without a GPU, the COCO files of the given splits and of their evaluators, and
+    whether the model can be built, upsamplers included. A large annotation file is read once more by this: a
+    few seconds for COCO.
+
+    Args:
+        cfg: complete config; not changed.
+        splits: some of ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        UserError: names the cause.
+    """
+    if 'train' in splits:
+        _check_amp(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        for split in splits:
+            evaluators = as_list(cfg.get(f'{split}_evaluator'))
+            dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+            # Test images of the COCO server come without annotations.
+            scored = not any(evaluator.get('format_only') for evaluator in evaluators)
+            if isinstance(dataset, dict):
+                check_coco_dataset(dataset, f'{split}_dataloader.dataset', annotated=scored)
+            for evaluator in evaluators:
+                file = evaluator.get('ann_file')
+                if is_coco_metric(evaluator) and isinstance(file, str) and not evaluator.get('backend_args'):
+                    check_coco_file(file, f'{split}_evaluator.ann_file', scored)
+        _check_model(cfg)
+
+
+def as_list(evaluators: dict | list | None) -> list[dict]:
+    """Return the evaluators of a config, which may be one, several or none, as a list."""
+    if evaluators is None:
+        return []
+    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+
+
+def is_coco_metric(evaluator: dict) -> bool:
+    """Whether an evaluator config means MMDetection's CocoMetric."""
+    return str(evaluator.get('type', '')).split('.')[-1] == 'CocoMetric'
+
+
+def _check_amp(cfg: Config) -> None:
+    kind = (cfg.get('optim_wrapper') or {}).get('type')
+    if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
+        raise UserError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and torch finds none here')
+
+
+def _check_model(cfg: Config) -> None:
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    try:
+        MODELS.build(model)
+    except (KeyError, TypeError, ValueError) as error:
+        # str() of a KeyError quotes its text.
+        cause = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise UserError(f'the model cannot be built: {cause}') from error

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Test a checkpoint of any OpenMMLab config: python tools/test.py CONFIG CHECKPOINT [options].
+
+For COCO test-dev, point test_dataloader and test_evaluator at image_info_test-dev2017.json and give
+``--format-only PREFIX``: PREFIX.bbox.json and PREFIX.segm.json are what the server takes.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
+    sys.path.insert(0, str(_ROOT))
+
+from carafe_plugin.engine import evaluation  # noqa: E402
+from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
+from carafe_plugin.engine.errors import run_command  # noqa: E402
+from carafe_plugin.engine.launch import add_common_arguments, build_runner, load_config  # noqa: E402
+from carafe_plugin.engine.preflight import check_config  # noqa: E402
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test a model.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--out', metavar='FILE.pkl', help='also write the predictions as a pickle file')
+    parser.add_argument('--show-dir', metavar='DIR', help='also draw the predictions into a folder')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--format-only',
+        metavar='PREFIX',
+        help='write COCO result files PREFIX.bbox.json, PREFIX.segm.json and evaluate nothing',
+    )
+    add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+    return args
+
+
+def test(argv: Sequence[str] | None) -> None:
+    args = parse_args(argv)
+    cfg = load_config(args)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    check_checkpoint(args.checkpoint, cfg.work_dir)
+    if args.show_dir:
+        evaluation.draw_predictions(cfg, args.show_dir)
+    if args.format_only:
+        evaluation.only_format(cfg, args.format_only)
+    if args.tta:
+        evaluation.use_test_time_augmentation(cfg)
+    if args.out:
+        evaluation.dump_predictions(cfg, args.out)
+    check_config(cfg, ('test',))
+    build_runner(cfg).test()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(test, argv)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Train any OpenMMLab config: python tools/train.py CONFIG [options]."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
+    sys.path.insert(0, str(_ROOT))
+
+from mmengine.config import Config  # noqa: E402
+
+from carafe_plugin.engine.checkpoint import set_resume  # noqa: E402
+from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.engine.launch import add_common_arguments, build_runner, load_config  # noqa: E402
+from carafe_plugin.engine.preflight import check_config  # noqa: E402
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a model.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint; without a path, from the latest good one in the work dir, if any',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision (needs a GPU)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by batch size over auto_scale_lr.base_batch_size of the config',
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def use_amp(cfg: Config) -> None:
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(f'--amp replaces OptimWrapper, and this config uses {kind}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def save_atomically(cfg: Config) -> None:
+    hooks = cfg.setdefault('default_hooks', {})
+    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if hook is not None and hook['type'] in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        hook['type'] = 'AtomicCheckpointHook'
+        # The copy of the config in the work dir must serve other tools as well.
+        imports = cfg.get('custom_imports') or {}
+        names = imports.get('imports') or []
+        names = [names] if isinstance(names, str) else names
+        cfg.custom_imports = dict(imports, imports=[*names, 'carafe_plugin.engine'])
+
+
+def train(argv: Sequence[str] | None) -> None:
+    args = parse_args(argv)
+    cfg = load_config(args)
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        scale_lr(cfg)
+    save_atomically(cfg)
+    set_resume(cfg, args.resume)
+    check_config(cfg, ('train', 'val'))
+    build_runner(cfg).train()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(train, argv)
+
+
+if __name__ == '__main__':
+    main()
