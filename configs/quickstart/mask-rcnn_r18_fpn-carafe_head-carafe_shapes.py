@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small Mask R-CNN (half-width ResNet-18) with CARAFE in FPN and mask head, from scratch on generated shapes.
+"""A small Mask R-CNN (half-width ResNet-18) with CARAFE in FPN and mask head, trained from scratch on shapes.
 
 The demonstration behind `make demo`, sized for two CPU cores. By itself:
 
