@@ -201,7 +201,7 @@ class _Painter:
         radii = np.where(
             big,
             rng.uniform(0.36, 0.52, count),
-            np.exp(rng.uniform(np.log(0.09), np.log(0.25), count)),
+            np.exp(rng.uniform(np.log(0.09), np.log(0.22), count)),
         )
         # Mostly the smaller ones on top, else they would vanish.
         for radius in size * radii[np.argsort(-radii * rng.uniform(0.6, 1.4, count))]:
@@ -298,7 +298,7 @@ def make_shapes(out: str | Path, train: int, val: int, size: int = MIN_SIZE, see
         if value < least:
             raise ValueError(f'{name} must be at least {least}, got {value}')
     out = Path(out)
-    wanted = dict(version=1, train=train, val=val, size=size, seed=seed)
+    wanted = dict(version=2, train=train, val=val, size=size, seed=seed)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         record = out / 'shapes.json'
         if not record.is_file():
