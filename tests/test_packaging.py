@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGED = (
     'carafe_plugin',
     'configs',
+    'ops',
     'requirements',
     'tests',
     'tools',

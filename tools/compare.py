@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
@@ -47,7 +46,7 @@ DEFAULT_METRICS = ('bbox_mAP', *(f'segm_mAP{suffix}' for suffix in SUFFIXES), 'm
 STATES = {
     'finished': 'finished earlier, taken over',
     'resumed': 'interrupted, goes on',
-    'changed': 'its config has changed: starts again in a clean folder',
+    'changed': 'its config has changed: starts again, the old run is kept beside it',
     'new': 'starts',
 }
 PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation')
@@ -143,7 +142,7 @@ def prepare(cell: Cell) -> str:
     """Bring the cell's folder into the state from which it is to be trained.
 
     Returns:
-        'finished', 'resumed', 'changed' (there was a run of another config, now removed) or 'new'.
+        'finished', 'resumed', 'changed' (there was a run of another config, now renamed) or 'new'.
 
     Raises:
         UserError: The folder holds something that is not a cell.
@@ -155,7 +154,9 @@ def prepare(cell: Cell) -> str:
                 return 'finished'
             return 'resumed' if any(cell.folder.glob('*.pth')) else 'new'
         if cell.folder.exists():
-            shutil.rmtree(cell.folder)
+            # Hours of training may stand behind it: moved out of the way, never removed.
+            now = datetime.datetime.now().strftime('%Y%m%d_%H%M%S')
+            cell.folder.rename(cell.folder.with_name(f'{cell.folder.name}.until-{now}'))
             state = 'changed'
     elif cell.folder.exists() and any(cell.folder.iterdir()):
         raise UserError(f'{cell.folder} holds something else than a cell of a comparison; remove it')
@@ -180,7 +181,10 @@ def train(cell: Cell, resume: bool, end: int) -> dict:
     code = subprocess.run(command + ['--resume'] * resume).returncode
     if code:
         raise UserError(f'training of {cell.folder} failed with exit code {code}')
-    _, val, unit = read_run(cell.folder)
+    try:
+        _, val, unit = read_run(cell.folder)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not val or val[-1]['step'] != end:
         raise UserError(f'{cell.folder}: no validation at {unit} {end}; remove it to train again')
     result = dict(

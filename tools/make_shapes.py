@@ -3,8 +3,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from carafe_plugin.datasets import make_shapes
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
+    sys.path.insert(0, str(_ROOT))
+
+from carafe_plugin.datasets import make_shapes  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

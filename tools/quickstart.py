@@ -7,6 +7,7 @@ stopped; remove the work_dir to start anew.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import shlex
 import subprocess
@@ -32,6 +33,16 @@ def run(*command: object) -> None:
     code = subprocess.run([sys.executable, *arguments], check=False).returncode
     if code:
         sys.exit(code)
+
+
+def claim(work_dir: Path) -> None:
+    """Make sure that a run found in ``work_dir`` is one of this config and data; else leave."""
+    stamp = hashlib.sha256(Path(CONFIG).read_bytes() + (DATA / 'shapes.json').read_bytes()).hexdigest()
+    note = work_dir / 'quickstart.sha256'
+    if work_dir.exists() and any(work_dir.iterdir()) and (not note.exists() or note.read_text() != stamp):
+        sys.exit(f'{work_dir} holds something else than a run of this config and data: move it away first')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    note.write_text(stamp)
 
 
 def evaluate(results: Path, iou_type: str) -> COCOeval:
@@ -80,6 +91,7 @@ def main() -> None:
     start = time.monotonic()
 
     run('tools/make_shapes.py', DATA)
+    claim(work_dir)
     run('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume')
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
     results = work_dir / 'results'

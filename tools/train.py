@@ -16,7 +16,7 @@ from mmengine.config import Config  # noqa: E402
 from carafe_plugin.engine.checkpoint import set_resume  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
 from carafe_plugin.engine.launch import add_common_arguments, build_runner, load_config  # noqa: E402
-from carafe_plugin.engine.preflight import check_config  # noqa: E402
+from carafe_plugin.engine.preflight import check_config, type_name  # noqa: E402
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def use_amp(cfg: Config) -> None:
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(f'--amp replaces OptimWrapper, and this config uses {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -56,7 +56,7 @@ def scale_lr(cfg: Config) -> None:
 def save_atomically(cfg: Config) -> None:
     hooks = cfg.setdefault('default_hooks', {})
     hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if hook is not None and hook['type'] in ('CheckpointHook', 'mmengine.CheckpointHook'):
+    if hook is not None and type_name(hook) == 'CheckpointHook':
         hook['type'] = 'AtomicCheckpointHook'
         # The copy of the config in the work dir must serve other tools as well.
         imports = cfg.get('custom_imports') or {}

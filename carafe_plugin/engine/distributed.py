@@ -11,6 +11,7 @@ from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
 from .errors import UserError, notice
+from .preflight import type_name
 
 
 def start_cpu_processes(cfg: Config) -> None:
@@ -55,7 +56,7 @@ def _use_plain_batch_norm(cfg: object) -> int:
         return sum(map(_use_plain_batch_norm, cfg))
     if not isinstance(cfg, dict):
         return 0
-    found = cfg.get('type') in ('SyncBN', 'MMSyncBN')
+    found = type_name(cfg) in ('SyncBN', 'MMSyncBN')
     if found:
         cfg['type'] = 'BN'
     return found + sum(map(_use_plain_batch_norm, cfg.values()))

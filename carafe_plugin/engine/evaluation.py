@@ -7,7 +7,7 @@ import os
 from mmengine.config import Config, ConfigDict
 
 from .errors import UserError, notice
-from .preflight import as_list, is_coco_metric
+from .preflight import as_list, is_coco_metric, type_name
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
@@ -17,7 +17,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
         raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
     hook.draw = True
     folder = os.path.abspath(folder)  # MMDetection puts a relative one into the work_dir
-    if hook.type.split('.')[-1] == 'DetVisualizationHook':
+    if type_name(hook) == 'DetVisualizationHook':
         hook.test_out_dir = folder
     else:  # MMSegmentation draws every fiftieth image unless told otherwise, and into the visualizer's folder
         hook.interval = 1
@@ -54,7 +54,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
             cfg.tta_pipeline = [*copy.deepcopy(dataset.pipeline[:-1]), _FLIP_TRANSFORM]
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
-    if cfg.tta_model.type.split('.')[-1] == 'DetTTAModel':
+    if type_name(cfg.tta_model) == 'DetTTAModel':
         _leave_masks_out(cfg)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline

@@ -51,11 +51,17 @@ def as_list(evaluators: dict | list | None) -> list[dict]:
 
 def is_coco_metric(evaluator: dict) -> bool:
     """Whether an evaluator config means MMDetection's CocoMetric."""
-    return str(evaluator.get('type', '')).split('.')[-1] == 'CocoMetric'
+    return type_name(evaluator) == 'CocoMetric'
+
+
+def type_name(cfg: dict) -> str:
+    """Class name that a config's ``type`` means: a name with or without scope, or the class itself."""
+    kind = cfg.get('type', '')
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
 
 
 def _check_amp(cfg: Config) -> None:
-    kind = (cfg.get('optim_wrapper') or {}).get('type')
+    kind = type_name(cfg.get('optim_wrapper') or {})
     if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
         raise UserError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and torch finds none here')
 

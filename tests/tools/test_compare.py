@@ -100,6 +100,7 @@ def test_finished_cells_are_taken_over_and_changed_ones_run_again(compare, tmp_p
     compare('--cfg-options', 'score=0.4', upsamplers='stock', seeds='0')
     assert calls(tmp_path) == ['None 0']
     assert 'its config has changed' in capsys.readouterr().out
+    assert len(list(tmp_path.rglob('seed*.until-*/result.json'))) == 1  # kept, not removed
     assert not (tmp_path / 'work' / 'stock' / 'seed0' / 'left_over').exists()
     assert '| stock     | 1 | 0.200    | 0.400    |' in (tmp_path / 'work' / 'comparison.md').read_text()
 
