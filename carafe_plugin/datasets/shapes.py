@@ -298,7 +298,7 @@ def make_shapes(out: str | Path, train: int, val: int, size: int = MIN_SIZE, see
         if value < least:
             raise ValueError(f'{name} must be at least {least}, got {value}')
     out = Path(out)
-    wanted = dict(version=2, train=train, val=val, size=size, seed=seed)
+    wanted = dict(version=1, train=train, val=val, size=size, seed=seed)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         record = out / 'shapes.json'
         if not record.is_file():
