@@ -354,6 +354,7 @@ def compare(argv: list[str] | None) -> None:
         print(f'{title} ({cell.folder}) {STATES[state]}', flush=True)
         done = state == 'finished'
         results.append(read_result(cell) if done else train(cell, state == 'resumed', end))
+        choose_metrics(results, args.metrics)  # a misspelt one is told after the first cell, not the last
 
     facts = facts_of(results, argv, f'{unit} {end}')
     write_csv(work_dir / 'comparison.csv', results, facts)
