@@ -38,6 +38,7 @@ if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
 
 import carafe_plugin  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.engine.launch import read_config  # noqa: E402
 from carafe_plugin.engine.preflight import check_config  # noqa: E402
 
 TRAIN = Path(__file__).with_name('train.py')
@@ -332,13 +333,7 @@ def compare(argv: list[str] | None) -> None:
     """Run what is left of the comparison and write its table."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    if not Path(args.config).is_file():
-        raise UserError(f'config {args.config} does not exist')
-    cfg = Config.fromfile(args.config)
-    try:
-        cfg.merge_from_dict(args.cfg_options or {})
-    except (IndexError, KeyError, TypeError) as error:
-        raise UserError(f'--cfg-options does not fit the config: {error}') from error
+    cfg = read_config(args.config, args.cfg_options)
     check(cfg, args.upsamplers)
     work_dir = args.work_dir or Path('work_dirs', 'compare', Path(args.config).stem)
     end, unit = budget(cfg)

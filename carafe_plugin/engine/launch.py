@@ -28,20 +28,30 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read ``args.config`` and apply the common options to it.
+def read_config(path: str, options: dict | None) -> Config:
+    """Read a config file and merge the overrides of ``--cfg-options`` into it.
 
     Raises:
         UserError: there is no such file, or an override does not fit into it.
     """
-    if not Path(args.config).is_file():
-        raise UserError(f'config {args.config} does not exist')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    if not Path(path).is_file():
+        raise UserError(f'config {path} does not exist')
+    cfg = Config.fromfile(path)
     try:
-        cfg.merge_from_dict(args.cfg_options or {})
+        cfg.merge_from_dict(options or {})
     except (IndexError, KeyError, TypeError) as error:
         raise UserError(f'--cfg-options does not fit the config: {error}') from error
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the common options to it.
+
+    Raises:
+        UserError: as :func:`read_config`.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
