@@ -47,7 +47,7 @@ def native_build() -> dict:
         return {}
     extension = Extension(
         'carafe_plugin._C_cpu',
-        sources=['ops/schema.cpp', 'ops/cpu/host.cpp', 'ops/cpu/dispatch.cpp', 'ops/cpu/kernels.cpp'],
+        sources=['ops/schema.cpp', 'ops/host.cpp', 'ops/cpu/host.cpp', 'ops/cpu/dispatch.cpp', 'ops/cpu/kernels.cpp'],
         depends=[str(path) for path in ROOT.rglob('*.h')],
     )
     return dict(ext_modules=[extension], cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))
@@ -105,7 +105,7 @@ class BuildNative(build_ext):
         objects = []
         *sources, kernels = ext.sources
         for source in sources:
-            objects += self._compile(source, 'host', [*COMMON, *host, *extra])
+            objects += self._compile(source, 'host', [*COMMON, *host, '-DCARAFE_DISPATCH_KEY=CPU', *extra])
         for isa, flags in INSTRUCTION_SETS.items():
             macros = [f'-DCARAFE_TABLE=kernels_{isa}', f'-DCARAFE_ISA={isa}']
             objects += self._compile(kernels, isa, [*COMMON, *KERNEL, *flags, *macros, *extra])

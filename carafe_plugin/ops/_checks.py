@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the operators demand of their arguments; ``ops/cpu/host.cpp`` says the same for direct calls."""
+"""What the operators demand of their arguments; ``ops/host.cpp`` says the same for direct calls."""
 
 import torch
 from torch import Tensor

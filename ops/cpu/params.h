@@ -7,16 +7,9 @@
 #include <cstdint>
 
 #include "../reassembly.h"
+#include "../tensor_view.h"
 
 namespace carafe {
-
-enum class Dtype : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
-
-struct TensorView {
-  void* data = nullptr;
-  int64_t stride[4] = {0, 0, 0, 0}; // in elements: image, channel, row, column
-  Dtype dtype = Dtype::kFloat;
-};
 
 struct Params {
   TensorView features; // [N, C, H, W]
