@@ -5,7 +5,7 @@ Importing this package needs torch alone. OpenMMLab classes are registered by im
 they belong to: ``custom_imports = dict(imports=['carafe_plugin.detection'])`` in a config.
 """
 
-from .ops import carafe, carafe_softmax
+from .ops import carafe, carafe_downsample, carafe_downsample_softmax, carafe_softmax
 from .upsamplers import UPSAMPLERS, Upsampler, build_upsampler
 
 __version__ = '0.1.0'
@@ -15,6 +15,8 @@ __all__ = [
     'Upsampler',
     'build_upsampler',
     'carafe',
+    'carafe_downsample',
+    'carafe_downsample_softmax',
     'carafe_softmax',
     'patch_mmcv',
     'unpatch_mmcv',

@@ -1,51 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the operators demand of their arguments; ``ops/host.cpp`` says the same for direct calls."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
+_OUTPUT = ('(N, C, s*H, s*W)', '(N, C, ceil(H/s), ceil(W/s))')  # index: down
+_MASKS = ('(N, G*k*k, s*H, s*W)', '(N, G*k*k, ceil(H/s), ceil(W/s))')
+_LOGITS = ('(N, G*k*k*s*s, H, W)', _MASKS[1])
 
-def check_integers(kernel_size: int, group_size: int, scale_factor: int) -> None:
-    arguments = dict(kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
-    for name, value in arguments.items():
+
+def sizes(tensor: Tensor) -> tuple:
+    """The shape; under ``torch.jit.trace``, which would record it, as plain ints and without its warnings.
+
+    A shape is looked at to refuse a bad call, never to compute with, so that a trace loses nothing.
+    """
+    if not torch.jit.is_tracing():
+        return tuple(tensor.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        return tuple(map(int, tensor.shape))
+
+
+def output_shape(shape: tuple, scale_factor: int, down: bool) -> tuple:
+    """Shape of the reassembled map, for features of ``shape``."""
+    n, c, h, w = shape
+    if down:
+        return n, c, (h + scale_factor - 1) // scale_factor, (w + scale_factor - 1) // scale_factor
+    return n, c, h * scale_factor, w * scale_factor
+
+
+def masks_shape(shape: tuple, kernel_size: int, group_size: int, scale_factor: int, down: bool) -> tuple:
+    n, _, h, w = output_shape(shape, scale_factor, down)
+    return n, group_size * kernel_size**2, h, w
+
+
+def logits_shape(shape: tuple, kernel_size: int, group_size: int, scale_factor: int, down: bool) -> tuple:
+    if down:
+        return masks_shape(shape, kernel_size, group_size, scale_factor, down)
+    n, _, h, w = shape
+    return n, group_size * (kernel_size * scale_factor) ** 2, h, w
+
+
+def check_arguments(
+    features: Tensor, other: Tensor, name: str, kernel_size: int, group_size: int, scale_factor: int
+) -> None:
+    """Refuse what is wrong whatever the sizes of ``other``, the argument called ``name``."""
+    for label, value in dict(
+        kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor
+    ).items():
         if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
-            raise TypeError(f'{name} must be an int, got {value!r}')
+            raise TypeError(f'{label} must be an int, got {value!r}')
         if value < 1:
-            raise ValueError(f'{name} must be at least 1, got {value}')
+            raise ValueError(f'{label} must be at least 1, got {value}')
     if kernel_size % 2 == 0:
         raise ValueError(f'kernel_size must be odd, got {kernel_size}')
-
-
-def check_tensors(features: Tensor, kernels: Tensor, name: str) -> None:
-    for label, tensor in (('features', features), (name, kernels)):
+    for label, tensor in (('features', features), (name, other)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f'{label} must be a tensor, got {type(tensor).__name__}')
         if not tensor.is_floating_point():
             raise TypeError(f'{label} must be floating-point, got {tensor.dtype}')
         if tensor.dim() != 4:
             raise ValueError(f'{label} must have 4 dimensions, got shape {tuple(tensor.shape)}')
-    if kernels.device != features.device:
+    if other.device != features.device:
         raise ValueError(
-            f'features and {name} must be on one device, got {features.device} and {kernels.device}'
+            f'features and {name} must be on one device, got {features.device} and {other.device}'
+        )
+    channels = sizes(features)[1]
+    if channels % group_size:
+        raise ValueError(
+            f'the channels of features must be divisible by group_size={group_size}, got {channels}'
         )
 
 
-def check_dtypes(features: Tensor, kernels: Tensor, name: str) -> None:
-    """Dtypes may differ under autocast only, though the operators themselves take any two."""
+def check_output(output: Tensor, name: str, shape: tuple, scale_factor: int, down: bool) -> None:
+    """Refuse a reassembled map, the argument called ``name``, that does not fit features of ``shape``."""
+    _check_shape(output, name, output_shape(shape, scale_factor, down), _OUTPUT[down], shape)
+
+
+def check_kernels(kernels: Tensor, name: str, shape: tuple, *call) -> None:
+    """Refuse ``masks`` or ``logits``, as ``name`` says, that do not fit features of ``shape``.
+
+    ``call`` is kernel_size, group_size, scale_factor and down, as the operators take them.
+    """
+    shape_of, formulas = (masks_shape, _MASKS) if name == 'masks' else (logits_shape, _LOGITS)
+    _check_shape(kernels, name, shape_of(shape, *call), formulas[call[-1]], shape)
+
+
+def check_call(features: Tensor, kernels: Tensor, name: str, *call) -> None:
+    """All that a public function demands; arguments as in :func:`check_kernels`."""
+    check_arguments(features, kernels, name, *call[:3])
+    # The operators themselves take any two dtypes; outside autocast a mixture is a mistake.
     if kernels.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
         raise TypeError(f'features and {name} must have one dtype, got {features.dtype} and {kernels.dtype}')
+    check_kernels(kernels, name, sizes(features), *call)
 
 
-def check_groups(features: Tensor, group_size: int) -> None:
-    if features.shape[1] % group_size:
+def _check_shape(tensor: Tensor, name: str, expected: tuple, formula: str, shape: tuple) -> None:
+    got = sizes(tensor)
+    if got != expected:
         raise ValueError(
-            f'the channels of features must be divisible by group_size={group_size}, got {features.shape[1]}'
-        )
-
-
-def check_shape(kernels: Tensor, name: str, expected: tuple, formula: str, features: Tensor) -> None:
-    if tuple(kernels.shape) != expected:
-        raise ValueError(
-            f'{name} must have shape {formula} = {expected} for features of shape {tuple(features.shape)}, '
-            f'got {tuple(kernels.shape)}'
+            f'{name} must have shape {formula} = {expected} for features of shape {shape}, got {got}'
         )

@@ -12,36 +12,14 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.utils.flop_counter import register_flop_formula
 
-from ._checks import check_groups, check_integers, check_shape, check_tensors
-from .reference import pixel_shuffle
+from ._checks import check_arguments, check_kernels, check_output, masks_shape, output_shape
+from .reference import pixel_shuffle, pixel_unshuffle
 
 _ops = torch.ops.carafe_plugin
 
 
-# Shapes -----------------------------------------------------------------------------------------------------
-
-
-def _output_size(height, width, scale_factor, down):
-    if down:
-        return (height + scale_factor - 1) // scale_factor, (width + scale_factor - 1) // scale_factor
-    return height * scale_factor, width * scale_factor
-
-
-def _output_shape(features: Tensor, scale_factor: int, down: bool) -> tuple:
-    n, c, h, w = features.shape
-    return n, c, *_output_size(h, w, scale_factor, down)
-
-
-def _masks_shape(features, kernel_size, group_size, scale_factor, down) -> tuple:
-    n, _, h, w = _output_shape(features, scale_factor, down)
-    return n, group_size * kernel_size**2, h, w
-
-
-def _logits_shape(features, kernel_size, group_size, scale_factor, down) -> tuple:
-    if down:
-        return _masks_shape(features, kernel_size, group_size, scale_factor, down)
-    n, _, h, w = features.shape
-    return n, group_size * (kernel_size * scale_factor) ** 2, h, w
+# Fake kernels: the checks of the native entries, with the words and the error of a direct torch.ops call. ---
+# ``call`` is kernel_size, group_size, scale_factor, down: what every operator takes last.
 
 
 def _empty(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -49,9 +27,6 @@ def _empty(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Tens
     return torch.empty(
         shape, dtype=dtype or like.dtype, device=like.device, memory_format=suggest_memory_format(like)
     )
-
-
-# Fake kernels: the checks of the native entries, with the words and the error of a direct torch.ops call. ---
 
 
 def _fake(name: str):
@@ -68,131 +43,110 @@ def _fake(name: str):
     return register
 
 
-def _check(features, kernels, name, kernel_size, group_size, scale_factor):
-    check_integers(kernel_size, group_size, scale_factor)
-    check_tensors(features, kernels, name)
-    check_groups(features, group_size)
-
-
 @_fake('reassemble')
 def _(features, masks, kernel_size, group_size, scale_factor, down=False):
-    sizes = (kernel_size, group_size, scale_factor)
-    _check(features, masks, 'masks', *sizes)
-    formula = '(N, G*k*k, ceil(H/s), ceil(W/s))' if down else '(N, G*k*k, s*H, s*W)'
-    check_shape(masks, 'masks', _masks_shape(features, *sizes, down), formula, features)
-    return _empty(_output_shape(features, scale_factor, down), features)
+    call = (kernel_size, group_size, scale_factor, down)
+    check_arguments(features, masks, 'masks', *call[:3])
+    check_kernels(masks, 'masks', tuple(features.shape), *call)
+    return _empty(output_shape(features.shape, scale_factor, down), features)
 
 
 @_fake('reassemble_softmax')
 def _(features, logits, kernel_size, group_size, scale_factor, down=False):
-    sizes = (kernel_size, group_size, scale_factor)
-    _check(features, logits, 'logits', *sizes)
-    formula = '(N, G*k*k, ceil(H/s), ceil(W/s))' if down else '(N, G*k*k*s*s, H, W)'
-    check_shape(logits, 'logits', _logits_shape(features, *sizes, down), formula, features)
-    return _empty(_output_shape(features, scale_factor, down), features)
+    call = (kernel_size, group_size, scale_factor, down)
+    check_arguments(features, logits, 'logits', *call[:3])
+    check_kernels(logits, 'logits', tuple(features.shape), *call)
+    return _empty(output_shape(features.shape, scale_factor, down), features)
 
 
 @_fake('correlate')
 def _(output, features, kernel_size, group_size, scale_factor, down=False, dtype=None):
-    sizes = (kernel_size, group_size, scale_factor)
-    _check(features, output, 'output', *sizes)
-    formula = '(N, C, ceil(H/s), ceil(W/s))' if down else '(N, C, s*H, s*W)'
-    check_shape(output, 'output', _output_shape(features, scale_factor, down), formula, features)
-    return _empty(_masks_shape(features, *sizes, down), output, dtype)
+    call = (kernel_size, group_size, scale_factor, down)
+    check_arguments(features, output, 'output', *call[:3])
+    check_output(output, 'output', tuple(features.shape), scale_factor, down)
+    return _empty(masks_shape(features.shape, *call), output, dtype)
 
 
 @_fake('scatter')
 def _(output, masks, height, width, kernel_size, group_size, scale_factor, down=False):
-    sizes = (kernel_size, group_size, scale_factor)
-    _check(output, masks, 'masks', *sizes)
-    features = _empty((*output.shape[:2], height, width), output)
-    formula = '(N, C, ceil(H/s), ceil(W/s))' if down else '(N, C, s*H, s*W)'
-    check_shape(output, 'output', _output_shape(features, scale_factor, down), formula, features)
-    formula = '(N, G*k*k, ceil(H/s), ceil(W/s))' if down else '(N, G*k*k, s*H, s*W)'
-    check_shape(masks, 'masks', _masks_shape(features, *sizes, down), formula, features)
-    return features
+    call = (kernel_size, group_size, scale_factor, down)
+    check_arguments(output, masks, 'masks', *call[:3])
+    shape = (*output.shape[:2], height, width)
+    check_output(output, 'output', shape, scale_factor, down)
+    check_kernels(masks, 'masks', shape, *call)
+    return _empty(shape, output)
 
 
 @_fake('reassemble_softmax_backward')
 def _(grad, features, logits, kernel_size, group_size, scale_factor, down=False):
-    sizes = (kernel_size, group_size, scale_factor)
-    _check(features, logits, 'logits', *sizes)
-    formula = '(N, G*k*k, ceil(H/s), ceil(W/s))' if down else '(N, G*k*k*s*s, H, W)'
-    check_shape(logits, 'logits', _logits_shape(features, *sizes, down), formula, features)
-    formula = '(N, C, ceil(H/s), ceil(W/s))' if down else '(N, C, s*H, s*W)'
-    check_shape(grad, 'grad', _output_shape(features, scale_factor, down), formula, features)
+    call = (kernel_size, group_size, scale_factor, down)
+    check_arguments(features, logits, 'logits', *call[:3])
+    check_kernels(logits, 'logits', tuple(features.shape), *call)
+    check_output(grad, 'grad', tuple(features.shape), scale_factor, down)
     return _empty(features.shape, grad), _empty(logits.shape, logits)
 
 
 # Autograd: each formula in terms of the operators themselves. -----------------------------------------------
 
 
-def _reassemble_setup(ctx, inputs, output):
-    features, masks, *ctx.sizes = inputs
-    ctx.size, ctx.dtype = features.shape[2:], masks.dtype
-    ctx.save_for_backward(
-        features if ctx.needs_input_grad[1] else None, masks if ctx.needs_input_grad[0] else None
-    )
+def _register_bilinear(name, first_of_call, grad_first, grad_second):
+    """Enter the gradients of an operator that is linear in each of its two tensors.
+
+    ``grad_first(ctx, grad, second)`` and ``grad_second(ctx, grad, first)`` give them; ``first_of_call`` is
+    where ``call`` begins behind the tensors.
+    """
+
+    def setup(ctx, inputs, output):
+        first, second, *others = inputs
+        ctx.call = others[first_of_call : first_of_call + 4]
+        ctx.size_first, ctx.size_second, ctx.dtype_second = first.shape[2:], second.shape[2:], second.dtype
+        need_first, need_second = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(first if need_second else None, second if need_first else None)
+
+    def backward(ctx, grad):
+        first, second = ctx.saved_tensors
+        need_first, need_second, *others = ctx.needs_input_grad
+        return (
+            grad_first(ctx, grad, second) if need_first else None,
+            grad_second(ctx, grad, first) if need_second else None,
+            *(None for _ in others),
+        )
+
+    torch.library.register_autograd(f'carafe_plugin::{name}', backward, setup_context=setup)
 
 
-def _reassemble_backward(ctx, grad):
-    features, masks = ctx.saved_tensors
-    grad_features = grad_masks = None
-    if ctx.needs_input_grad[0]:
-        grad_features = _ops.scatter(grad, masks, *ctx.size, *ctx.sizes)
-    if ctx.needs_input_grad[1]:
-        grad_masks = _ops.correlate(grad, features, *ctx.sizes, dtype=ctx.dtype)
-    return grad_features, grad_masks, None, None, None, None
-
-
-def _correlate_setup(ctx, inputs, output):
-    out, features, *ctx.sizes, _ = inputs
-    ctx.size = features.shape[2:]
-    ctx.save_for_backward(
-        out if ctx.needs_input_grad[1] else None, features if ctx.needs_input_grad[0] else None
-    )
-
-
-def _correlate_backward(ctx, grad):
-    out, features = ctx.saved_tensors
-    grad_out = grad_features = None
-    if ctx.needs_input_grad[0]:
-        grad_out = _ops.reassemble(features, grad, *ctx.sizes)
-    if ctx.needs_input_grad[1]:
-        grad_features = _ops.scatter(out, grad, *ctx.size, *ctx.sizes)
-    return grad_out, grad_features, None, None, None, None, None
-
-
-def _scatter_setup(ctx, inputs, output):
-    out, masks, _, _, *ctx.sizes = inputs
-    ctx.dtype = masks.dtype
-    ctx.save_for_backward(
-        out if ctx.needs_input_grad[1] else None, masks if ctx.needs_input_grad[0] else None
-    )
-
-
-def _scatter_backward(ctx, grad):
-    out, masks = ctx.saved_tensors
-    grad_out = grad_masks = None
-    if ctx.needs_input_grad[0]:
-        grad_out = _ops.reassemble(grad, masks, *ctx.sizes)
-    if ctx.needs_input_grad[1]:
-        grad_masks = _ops.correlate(out, grad, *ctx.sizes, dtype=ctx.dtype)
-    return grad_out, grad_masks, None, None, None, None, None, None
+_register_bilinear(
+    'reassemble',
+    0,
+    lambda ctx, grad, masks: _ops.scatter(grad, masks, *ctx.size_first, *ctx.call),
+    lambda ctx, grad, features: _ops.correlate(grad, features, *ctx.call, dtype=ctx.dtype_second),
+)
+_register_bilinear(
+    'correlate',
+    0,
+    lambda ctx, grad, features: _ops.reassemble(features, grad, *ctx.call),
+    lambda ctx, grad, output: _ops.scatter(output, grad, *ctx.size_second, *ctx.call),
+)
+_register_bilinear(
+    'scatter',
+    2,
+    lambda ctx, grad, masks: _ops.reassemble(grad, masks, *ctx.call),
+    lambda ctx, grad, output: _ops.correlate(output, grad, *ctx.call, dtype=ctx.dtype_second),
+)
 
 
 def _softmax_setup(ctx, inputs, output):
-    features, logits, *ctx.sizes = inputs
+    features, logits, *ctx.call = inputs
     ctx.save_for_backward(features, logits)
 
 
 def _softmax_backward(ctx, grad):
-    grads = _ops.reassemble_softmax_backward(grad, *ctx.saved_tensors, *ctx.sizes)
+    grads = _ops.reassemble_softmax_backward(grad, *ctx.saved_tensors, *ctx.call)
     return *grads, None, None, None, None
 
 
 def _softmax_backward_setup(ctx, inputs, output):
-    grad, features, logits, *ctx.sizes = inputs
+    grad, features, logits, *ctx.call = inputs
     ctx.save_for_backward(grad, features, logits)
 
 
@@ -205,7 +159,7 @@ def _softmax_double_backward(ctx, u, v):
     ``< >`` sums over the k*k entries of a kernel.
     """
     grad, x, logits = ctx.saved_tensors
-    kernel_size, group_size, scale_factor, down = ctx.sizes
+    kernel_size, group_size, scale_factor, down = ctx.call
     dtype = torch.promote_types(torch.promote_types(x.dtype, logits.dtype), torch.float32)
     phases = 1 if down else scale_factor
 
@@ -219,29 +173,20 @@ def _softmax_double_backward(ctx, u, v):
         return p * (t - dot(p, t))
 
     def correlate(a, b):
-        return _ops.correlate(a, b, *ctx.sizes, dtype=dtype).unflatten(1, (group_size, kernel_size**2))
+        return _ops.correlate(a, b, *ctx.call, dtype=dtype).unflatten(1, (group_size, kernel_size**2))
 
     p, v = to_kernels(logits).softmax(2), to_kernels(v)
     grad_p, m = correlate(grad, x), softmax_backward(p, v)
-    grad_grad = _ops.reassemble(u, p.flatten(1, 2), *ctx.sizes) + _ops.reassemble(
-        x, m.flatten(1, 2), *ctx.sizes
+    grad_grad = _ops.reassemble(u, p.flatten(1, 2), *ctx.call) + _ops.reassemble(
+        x, m.flatten(1, 2), *ctx.call
     )
-    grad_x = _ops.scatter(grad, m.flatten(1, 2), *x.shape[2:], *ctx.sizes)
+    grad_x = _ops.scatter(grad, m.flatten(1, 2), *x.shape[2:], *ctx.call)
     inner = correlate(grad, u) + v * grad_p - grad_p * dot(p, v) - v * dot(p, grad_p)
-    grad_logits = _pixel_unshuffle(softmax_backward(p, inner).flatten(1, 2), phases).to(logits.dtype)
+    grad_logits = pixel_unshuffle(softmax_backward(p, inner).flatten(1, 2), phases).to(logits.dtype)
     return grad_grad, grad_x, grad_logits, None, None, None, None
 
 
-def _pixel_unshuffle(x: Tensor, scale_factor: int) -> Tensor:  # [N, C, s*H, s*W] -> [N, C*s*s, H, W]
-    s = scale_factor
-    h, w = x.shape[2] // s, x.shape[3] // s
-    return x.unflatten(3, (w, s)).unflatten(2, (h, s)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-
-
 for _name, _setup, _backward in (
-    ('reassemble', _reassemble_setup, _reassemble_backward),
-    ('correlate', _correlate_setup, _correlate_backward),
-    ('scatter', _scatter_setup, _scatter_backward),
     ('reassemble_softmax', _softmax_setup, _softmax_backward),
     ('reassemble_softmax_backward', _softmax_backward_setup, _softmax_double_backward),
 ):

@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from . import _native, reference
-from ._checks import check_dtypes, check_groups, check_integers, check_shape, check_tensors
+from ._checks import check_call
 
 
 def carafe(
@@ -52,20 +52,10 @@ def carafe(
         >>> carafe(features, masks, kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
-    check_integers(kernel_size, group_size, scale_factor)
-    check_tensors(features, masks, 'masks')
-    check_dtypes(features, masks, 'masks')
-    check_groups(features, group_size)
-    n, _, h, w = features.shape
-    check_shape(
-        masks,
-        'masks',
-        (n, group_size * kernel_size**2, h * scale_factor, w * scale_factor),
-        '(N, G*k*k, s*H, s*W)',
-        features,
-    )
+    call = (kernel_size, group_size, scale_factor, False)
+    check_call(features, masks, 'masks', *call)
     run = _native.operator('reassemble', features, masks) or reference.carafe
-    return run(features, masks, kernel_size, group_size, scale_factor)
+    return run(features, masks, *call)
 
 
 def carafe_softmax(
@@ -102,17 +92,97 @@ def carafe_softmax(
         >>> carafe_softmax(torch.rand(1, 8, 4, 6), torch.rand(1, 100, 4, 6), kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
-    check_integers(kernel_size, group_size, scale_factor)
-    check_tensors(features, logits, 'logits')
-    check_dtypes(features, logits, 'logits')
-    check_groups(features, group_size)
-    n, _, h, w = features.shape
-    check_shape(
-        logits,
-        'logits',
-        (n, group_size * kernel_size**2 * scale_factor**2, h, w),
-        '(N, G*k*k*s*s, H, W)',
-        features,
-    )
+    call = (kernel_size, group_size, scale_factor, False)
+    check_call(features, logits, 'logits', *call)
     run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
-    return run(features, logits, kernel_size, group_size, scale_factor)
+    return run(features, logits, *call)
+
+
+def carafe_downsample(
+    features: Tensor,
+    masks: Tensor,
+    kernel_size: int,
+    group_size: int = 1,
+    scale_factor: int = 2,
+) -> Tensor:
+    """Downsample features by reassembling each output pixel from a neighbourhood of the input.
+
+    With ``r = (k - 1) / 2`` and ``g`` the group of channel ``c``::
+
+        out[n, c, i', j'] = sum over a, b in [-r, r] of
+            masks[n, (g * k + a + r) * k + b + r, i', j'] * features[n, c, s * i' + a, s * j' + b]
+
+    So kernels are centred at every s-th pixel, as those of a convolution of stride s with padding r. Borders,
+    dtypes, strides and gradients are as in :func:`carafe`.
+
+    Args:
+        features: map to downsample, any floating dtype.
+        masks: one reassembly kernel per output pixel and group, normalised by the caller; dtype as in
+            :func:`carafe`.
+        kernel_size: side k of the kernels, in input pixels; odd.
+        group_size: number G of groups of contiguous channels, each with a kernel of its own.
+        scale_factor: integer downsampling ratio s >= 1.
+
+    Returns:
+        The downsampled map, in the dtype of ``features``.
+
+    Shape:
+        ``features`` (N, C, H, W) with C divisible by G; ``masks`` (N, G*k*k, ceil(H/s), ceil(W/s));
+        returns (N, C, ceil(H/s), ceil(W/s)).
+
+    Raises:
+        TypeError, ValueError: as :func:`carafe`.
+
+    Reference:
+        Wang et al., CARAFE++: Unified Content-Aware ReAssembly of FEatures, TPAMI 2021,
+        https://arxiv.org/abs/2012.04733.
+
+    Example:
+        >>> features, masks = torch.rand(1, 8, 5, 6), torch.rand(1, 25, 3, 3).softmax(dim=1)
+        >>> carafe_downsample(features, masks, kernel_size=5).shape
+        torch.Size([1, 8, 3, 3])
+    """
+    call = (kernel_size, group_size, scale_factor, True)
+    check_call(features, masks, 'masks', *call)
+    run = _native.operator('reassemble', features, masks) or reference.carafe
+    return run(features, masks, *call)
+
+
+def carafe_downsample_softmax(
+    features: Tensor,
+    logits: Tensor,
+    kernel_size: int,
+    group_size: int = 1,
+    scale_factor: int = 2,
+) -> Tensor:
+    """Downsample features with kernels given as the content encoder's raw output.
+
+    Equals softmax of ``logits`` over the k*k entries of each kernel (in float32 for 16-bit inputs), then
+    :func:`carafe_downsample`. There is one kernel per output pixel, hence no shuffle: the content encoder is
+    a convolution of stride s.
+
+    Args:
+        features: as in :func:`carafe_downsample`.
+        logits: unnormalised kernels; dtype as ``masks``.
+        kernel_size: as in :func:`carafe_downsample`.
+        group_size: as in :func:`carafe_downsample`.
+        scale_factor: as in :func:`carafe_downsample`.
+
+    Returns:
+        The downsampled map, in the dtype of ``features``.
+
+    Shape:
+        ``features`` (N, C, H, W); ``logits`` (N, G*k*k, ceil(H/s), ceil(W/s));
+        returns (N, C, ceil(H/s), ceil(W/s)).
+
+    Raises:
+        TypeError, ValueError: as :func:`carafe`.
+
+    Example:
+        >>> carafe_downsample_softmax(torch.rand(1, 8, 5, 6), torch.rand(1, 25, 3, 3), kernel_size=5).shape
+        torch.Size([1, 8, 3, 3])
+    """
+    call = (kernel_size, group_size, scale_factor, True)
+    check_call(features, logits, 'logits', *call)
+    run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
+    return run(features, logits, *call)
