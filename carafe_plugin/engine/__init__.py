@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all hosts share around mmengine's Runner; once imported, ``torch.load`` reads its checkpoints."""
+"""What all hosts share around mmengine.
+
+Once imported, ``torch.load`` reads mmengine's checkpoints and its FLOP analysis counts our operators.
+"""
 
 from .checkpoint import enable_safe_loading
 from .checkpoint_hook import AtomicCheckpointHook
+from .flops import count_operators
 from .progress import ProgressBarHook
 
 enable_safe_loading()
+count_operators()
 
 __all__ = ['AtomicCheckpointHook', 'ProgressBarHook', 'enable_safe_loading']
