@@ -3,9 +3,21 @@
 
 from carafe_plugin.engine.registration import register_upsamplers
 
+from .concat_pafpn import UpsampleCSPNeXtPAFPN, UpsampleYOLOXPAFPN
 from .fpn import UpsampleFPN
+from .fpn_carafe import UpsampleFPNCARAFE
 from .mask_head import UpsampleFCNMaskHead
+from .pafpn import UpsamplePAFPN
+from .panoptic_fpn_head import UpsamplePanopticFPNHead
 
 register_upsamplers()
 
-__all__ = ['UpsampleFCNMaskHead', 'UpsampleFPN']
+__all__ = [
+    'UpsampleCSPNeXtPAFPN',
+    'UpsampleFCNMaskHead',
+    'UpsampleFPN',
+    'UpsampleFPNCARAFE',
+    'UpsamplePAFPN',
+    'UpsamplePanopticFPNHead',
+    'UpsampleYOLOXPAFPN',
+]

@@ -45,7 +45,7 @@ class UpsampleFPN(FPN):
         used = inputs[self.start_level : self.backbone_end_level]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
         laterals = top_down(laterals, self.upsamplers)
-        outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
+        outs = self._outputs(laterals)
 
         if not self.add_extra_convs:  # max-pooled levels (Faster and Mask R-CNN)
             while len(outs) < self.num_outs:
@@ -57,3 +57,7 @@ class UpsampleFPN(FPN):
             outs.append(conv(source))
             source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
         return tuple(outs)
+
+    def _outputs(self, laterals: list[Tensor]) -> list[Tensor]:
+        """The output maps of the merged backbone levels."""
+        return [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]

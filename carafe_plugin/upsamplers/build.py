@@ -91,6 +91,10 @@ def build_upsampler(
         )
     if cls.needs_guide:
         if guide_channels is None:
-            raise ValueError(f'upsampler {kind!r} needs a guide (a finer map), and this place has none')
+            unguided = ', '.join(name for name in UPSAMPLERS if not UPSAMPLERS.get(name).needs_guide)
+            raise ValueError(
+                f'upsampler {kind!r} needs a guide (a finer map), and this place has none; '
+                f'set upsample_cfg.type to one of {unguided}'
+            )
         arguments['guide_channels'] = guide_channels
     return cls(in_channels, **arguments)

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
 
 from carafe_plugin.detection import UpsampleFCNMaskHead
 from carafe_plugin.upsamplers import UPSAMPLERS
@@ -71,3 +71,20 @@ def test_every_upsampler_learns(name, rois):
 def test_bad_arguments(error, match, cfg):
     with pytest.raises(error, match=match):
         build(UpsampleFCNMaskHead, cfg)
+
+
+def test_heads_derived_from_the_stock_one():
+    """The snippet of docs/hosts.md: HTC's head calls the upsampling layer that it inherits."""
+
+    class UpsampleHTCMaskHead(UpsampleFCNMaskHead, HTCMaskHead):
+        pass
+
+    ours, stock = build(UpsampleHTCMaskHead, dict(type='deconv')), build(HTCMaskHead, 'default')
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x = torch.randn(3, 8, 14, 14)
+    assert torch.equal(ours(x)[0], stock(x)[0])
+    head = build(UpsampleHTCMaskHead, dict(type='carafe'))
+    features = x
+    for conv in head.convs:
+        features = conv(features)
+    assert torch.equal(head(x)[0], head.conv_logits(head.upsample(features)))
