@@ -11,8 +11,8 @@ class Upsampler(nn.Module):
     """Base class: a map of ``in_channels`` channels, ``scale_factor`` times larger.
 
     A subclass takes ``(in_channels, scale_factor=2, *, ...)`` with its defaults written there and nowhere
-    else, and overrides :meth:`forward`. One that reads a finer map sets ``needs_guide = True`` and takes
-    ``guide_channels`` as a keyword; one that merges the guide by itself overrides :meth:`fuse` as well.
+    else, and overrides :meth:`forward`. One that reads a finer map derives from :class:`GuidedUpsampler`; one
+    that merges the guide by itself overrides :meth:`fuse` as well.
 
     Args:
         in_channels: channels of the map, kept by the upsampler.
@@ -35,6 +35,7 @@ class Upsampler(nn.Module):
 
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         """Merge upsampled ``x`` (N, C, H, W) into ``guide`` (N, C, h, w), as a top-down path wants it."""
+        require_channels('guide', guide, self.in_channels)
         return guide + fit(self(x, guide), guide.shape[-2:], self.scale_factor)
 
     def init_weights(self) -> None:
@@ -42,6 +43,50 @@ class Upsampler(nn.Module):
 
     def extra_repr(self) -> str:
         return f'in_channels={self.in_channels}, scale_factor={self.scale_factor}'
+
+
+class GuidedUpsampler(Upsampler):
+    """Base class of upsamplers that read a finer map, the guide.
+
+    Args:
+        in_channels: as in :class:`Upsampler`.
+        scale_factor: as in :class:`Upsampler`.
+        guide_channels: channels of the guide; None takes ``in_channels``.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive int.
+    """
+
+    needs_guide = True
+
+    def __init__(self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None) -> None:
+        super().__init__(in_channels, scale_factor)
+        channels = in_channels if guide_channels is None else guide_channels
+        self.guide_channels = require_positive_int('guide_channels', channels)
+
+    def match_guide(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """Check the guide and give it the output's size, by the rule of :func:`fit`.
+
+        Shape:
+            ``x`` (N, C, H, W), ``guide`` (N, guide_channels, h, w); returns (N, guide_channels, s*H, s*W).
+
+        Raises:
+            ValueError: the guide is missing, has other channels or images than it should, or its size
+                is not that of an upsampled ``x`` give or take less than ``scale_factor`` pixels.
+        """
+        name, s = type(self).__name__, self.scale_factor
+        if guide is None:
+            raise ValueError(f'{name} needs a guide, a finer map: call it as upsampler(x, guide)')
+        require_channels('x', x, self.in_channels)
+        require_channels('guide', guide, self.guide_channels)
+        height, width = s * x.shape[-2], s * x.shape[-1]
+        fits = _fits(height, guide.shape[-2], s) and _fits(width, guide.shape[-1], s)
+        if not fits or guide.shape[0] != x.shape[0]:
+            raise ValueError(
+                f'the guide of {name} must have about {s} times the size of x, (N, C, h, w) = '
+                f'{(x.shape[0], self.guide_channels, height, width)}, got {tuple(guide.shape)}'
+            )
+        return fit(guide, (height, width), s)
 
 
 def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
@@ -119,6 +164,32 @@ def require_odd_int(name: str, value: int) -> int:
     if require_positive_int(name, value) % 2 == 0:
         raise ValueError(f'{name} must be odd, got {value}')
     return value
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Return ``value``, or raise a ValueError that lists what the argument may be."""
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
+    return value
+
+
+def require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> int:
+    """Return ``value``, or raise a ValueError that names both arguments."""
+    if value % require_positive_int(divisor_name, divisor):
+        raise ValueError(f'{name} must be divisible by {divisor_name}={divisor}, got {value}')
+    return value
+
+
+def require_channels(name: str, x: Tensor, channels: int) -> None:
+    """Raise a ValueError unless the map has this many channels."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f'{name} must have shape (N, {channels}, H, W), got {tuple(x.shape)}')
+
+
+def require_scale_factor(name: str, scale_factor: int, only: int) -> None:
+    """Raise a ValueError where an upsampler is defined for one ratio and another is asked for."""
+    if scale_factor != only:
+        raise ValueError(f'{name} is defined for scale_factor={only} only, got {scale_factor}')
 
 
 def _fits(upsampled: int, wanted: int, scale_factor: int) -> bool:

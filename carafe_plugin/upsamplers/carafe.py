@@ -3,10 +3,13 @@
 
 from torch import Tensor, nn
 
-from carafe_plugin.ops import carafe_softmax
+from carafe_plugin.ops import carafe, carafe_softmax
+from carafe_plugin.ops.reference import pixel_shuffle
 
-from .base import Upsampler, require_odd_int, require_positive_int
+from .base import Upsampler, require_choice, require_divisible, require_odd_int, require_positive_int
 from .build import UPSAMPLERS
+
+NORMALIZERS = ('softmax', 'sigmoid', 'sigmoid_normalized')
 
 
 @UPSAMPLERS.register_module('carafe')
@@ -24,14 +27,16 @@ class CARAFE(Upsampler):
         up_group: number G of channel groups, each with kernels of its own; divides C.
         encoder_kernel: side of the kernel-predicting convolution; odd. The paper takes ``up_kernel - 2``.
         encoder_dilation: its dilation.
-        compressed_channels: channels between the two convolutions.
+        compressed_channels: channels between the two convolutions; None leaves the first one out.
+        normalizer: what makes kernels of the predicted values: ``softmax`` over the entries of a kernel,
+            ``sigmoid`` of each, or ``sigmoid_normalized``, which divides those by their sum.
 
     Shape:
         (N, C, H, W) to (N, C, s*H, s*W). 74,148 parameters at C = 256 and the defaults.
 
     Raises:
-        TypeError, ValueError: an argument is not a positive int, a kernel side is even, or C is not
-            divisible by G.
+        TypeError, ValueError: an argument is not a positive int, a kernel side is even, C is not
+            divisible by G, or the normaliser is unknown.
 
     Example:
         >>> import torch
@@ -48,17 +53,21 @@ class CARAFE(Upsampler):
         up_group: int = 1,
         encoder_kernel: int = 3,
         encoder_dilation: int = 1,
-        compressed_channels: int = 64,
+        compressed_channels: int | None = 64,
+        normalizer: str = 'softmax',
     ) -> None:
         super().__init__(in_channels, scale_factor)
         self.up_kernel = require_odd_int('up_kernel', up_kernel)
-        self.up_group = require_positive_int('up_group', up_group)
+        self.up_group = up_group
+        self.normalizer = require_choice('normalizer', normalizer, NORMALIZERS)
+        require_divisible('in_channels', in_channels, 'up_group', up_group)
         require_odd_int('encoder_kernel', encoder_kernel)
         require_positive_int('encoder_dilation', encoder_dilation)
-        require_positive_int('compressed_channels', compressed_channels)
-        if in_channels % up_group:
-            raise ValueError(f'in_channels must be divisible by up_group={up_group}, got {in_channels}')
-        self.channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
+        if compressed_channels is None:
+            compressed_channels, self.channel_compressor = in_channels, nn.Identity()
+        else:
+            require_positive_int('compressed_channels', compressed_channels)
+            self.channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
         self.content_encoder = nn.Conv2d(
             compressed_channels,
             scale_factor**2 * up_kernel**2 * up_group,
@@ -70,14 +79,22 @@ class CARAFE(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform compressor; encoder N(0, 0.001), so that kernels start near a plain mean."""
-        nn.init.xavier_uniform_(self.channel_compressor.weight)
+        if isinstance(self.channel_compressor, nn.Conv2d):
+            nn.init.xavier_uniform_(self.channel_compressor.weight)
+            nn.init.zeros_(self.channel_compressor.bias)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
-        for conv in (self.channel_compressor, self.content_encoder):
-            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(self.content_encoder.bias)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         logits = self.content_encoder(self.channel_compressor(x))
-        return carafe_softmax(x, logits, self.up_kernel, self.up_group, self.scale_factor)
+        sizes = self.up_kernel, self.up_group, self.scale_factor
+        if self.normalizer == 'softmax':
+            return carafe_softmax(x, logits, *sizes)
+        masks = pixel_shuffle(logits, self.scale_factor).sigmoid()
+        if self.normalizer == 'sigmoid_normalized':
+            entries = masks.unflatten(1, (self.up_group, self.up_kernel**2))
+            masks = (entries / entries.sum(2, keepdim=True)).flatten(1, 2)
+        return carafe(x, masks, *sizes)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, up_kernel={self.up_kernel}, up_group={self.up_group}'

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an ``upsample_cfg`` may say, and what is answered where it says something else."""
+
+import pytest
+
+from carafe_plugin.upsamplers import UPSAMPLERS, GuidedUpsampler, build_upsampler
+
+
+class Guided(GuidedUpsampler):
+    """A user's own guided upsampler."""
+
+
+@pytest.mark.parametrize(
+    'error, match, cfg',
+    [
+        (TypeError, 'upsample_cfg must be a dict', 'carafe'),
+        (ValueError, r"must name its type, got \{'up_kernel': 5\}", dict(up_kernel=5)),
+        (ValueError, "unknown upsampler 'caraf'; known: .*bilinear.*carafe", dict(type='caraf')),
+        (
+            TypeError,
+            "'deconv' takes no argument 'up_kernel'; it takes .*kernel_size.*_delete_",
+            dict(type='deconv', up_kernel=5),
+        ),
+        (ValueError, 'asks for scale_factor=3, this place', dict(type='carafe', scale_factor=3)),
+        (
+            ValueError,
+            'in_channels must be divisible by up_group=3, got 8',
+            dict(type='carafe', up_group=3),
+        ),
+        (ValueError, 'up_group must be at least 1, got 0', dict(type='carafe', up_group=0)),
+        (ValueError, 'up_kernel must be odd, got 4', dict(type='carafe', up_kernel=4)),
+        (TypeError, 'compressed_channels must be an int', dict(type='carafe', compressed_channels='64')),
+        (
+            ValueError,
+            "normalizer must be one of softmax, sigmoid, sigmoid_normalized, got 'relu'",
+            dict(type='carafe', normalizer='relu'),
+        ),
+        (ValueError, 'at least scale_factor=2, got 1', dict(type='deconv', kernel_size=1)),
+        (ValueError, 'kernel_size must be odd, got 2', dict(type='nearest_conv', kernel_size=2)),
+        (ValueError, "style must be one of lp, pl, got 'pp'", dict(type='dysample', style='pp')),
+        (ValueError, 'divisible by groups=3, got 8', dict(type='dysample', groups=3)),
+        (TypeError, 'groups must be an int', dict(type='dysample', groups=2.0)),
+        (ValueError, 'Guided.* needs a guide', dict(type=Guided)),
+    ],
+)
+def test_bad_configs(error, match, cfg):
+    with pytest.raises(error, match=match):
+        build_upsampler(cfg, 8)
+
+
+@pytest.mark.parametrize(
+    'match, cfg, guide_channels',
+    [
+        (
+            'gate=True mixes the maps, so guide_channels must be in_channels=8, got 16',
+            dict(type='fade', gate=True),
+            16,
+        ),
+        ('guide_channels must be at least 1, got 0', dict(type='fade'), 0),
+    ],
+)
+def test_bad_guide_channels(match, cfg, guide_channels):
+    with pytest.raises(ValueError, match=match):
+        build_upsampler(cfg, 8, guide_channels=guide_channels)
+
+
+def test_channels_that_a_factor_does_not_divide():
+    with pytest.raises(ValueError, match=r'divisible by scale_factor\*\*2=9, got 8'):
+        build_upsampler(dict(type='dysample', style='pl'), 8, 3)
+
+
+@pytest.mark.parametrize('value, error', [(0, ValueError), (2.0, TypeError), ('2', TypeError)])
+def test_bad_scale_factor(value, error):
+    with pytest.raises(error, match='scale_factor must be'):
+        build_upsampler(dict(type='nearest'), 8, value)
+
+
+def test_a_class_and_its_guide_pass_through():
+    up = build_upsampler(dict(type=Guided), 8, guide_channels=16)
+    assert (up.in_channels, up.scale_factor, up.guide_channels) == (8, 2, 16)
+    assert Guided(8).guide_channels == 8
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="'carafe' is already registered"):
+        UPSAMPLERS.register_module('carafe')(Guided)
+
+
+def test_mmcv_weights_load():
+    ours = build_upsampler(dict(type='carafe'), 16)
+    theirs = pytest.importorskip('mmcv.ops').CARAFEPack(16, 2)
+    ours.load_state_dict(theirs.state_dict(), strict=True)

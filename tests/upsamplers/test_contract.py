@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every upsampler owes its hosts, whatever it computes."""
+
+import pytest
+import torch
+
+from carafe_plugin.upsamplers import UPSAMPLERS, build_upsampler
+from tests.upsamplers.cases import CASES, CHANNELS, FACTORS, build, inputs, leaves
+
+GUIDED = [name for name in UPSAMPLERS if UPSAMPLERS.get(name).needs_guide]
+every_case = pytest.mark.parametrize('case', CASES)
+
+
+def run(up, x, guide, fuse=False):
+    return up.fuse(x, guide) if fuse else up(x, guide)
+
+
+@every_case
+@pytest.mark.parametrize('scale_factor', [1, 2, 3])
+def test_sizes_and_gradients(case, scale_factor):
+    """Every leaf gets a finite gradient that is not all zero."""
+    if scale_factor not in FACTORS.get(CASES[case]['type'], (1, 2, 3)):
+        with pytest.raises(ValueError, match=f'scale_factor=2 only, got {scale_factor}'):
+            build(case, scale_factor=scale_factor)
+        return
+    channels = 18 if case.startswith('dysample-s') and scale_factor == 3 else CHANNELS
+    up = build(case, channels, scale_factor)
+    x, guide = inputs(up)
+    out = up(x, guide)
+    assert out.shape == (2, channels, 5 * scale_factor, 6 * scale_factor)
+    (out * torch.randn_like(out)).sum().backward()
+    for name, leaf in leaves(up, x, guide).items():
+        assert leaf.grad.isfinite().all() and leaf.grad.any(), name
+
+
+@every_case
+@pytest.mark.parametrize('batch', [0, 2])
+def test_odd_sizes_and_empty_batches_fuse(case, batch):
+    """The result has the guide's size; an empty batch leaves zero gradients, not missing ones."""
+    up = build(case)
+    for size in [(9, 11), (11, 13), (9, 12)]:
+        x, _ = inputs(up, batch)
+        guide = torch.randn(batch, CHANNELS, *size, requires_grad=True)
+        out = up.fuse(x, guide)
+        assert out.shape == guide.shape
+        up.zero_grad()
+        out.sum().backward()
+        grads = {name: leaf.grad for name, leaf in leaves(up, x, guide).items()}
+        assert not [name for name, grad in grads.items() if grad is None]
+        assert all(grad.isfinite().all() for grad in grads.values())
+        assert batch or not any(grad.any() for grad in grads.values())
+
+
+@every_case
+def test_layouts(case):
+    up = build(case)
+    x, guide = inputs(up)
+    expected = up(x, guide)
+    to_last = [
+        t if t is None else t.detach().contiguous(memory_format=torch.channels_last) for t in (x, guide)
+    ]
+    torch.testing.assert_close(up(*to_last), expected)
+
+
+@every_case
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_dtypes(case, dtype):
+    """The output has the dtype of the features, and the values of the float64 result within its precision."""
+    up = build(case).to(dtype)
+    x, guide = inputs(up, dtype=dtype)
+    out = up(x, guide)
+    assert out.dtype == dtype
+    exact = up.double()(*[t if t is None else t.double() for t in (x, guide)])
+    tolerance = {torch.float64: 1e-10, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
+    error = (out.double() - exact).norm() / exact.norm()
+    assert error < tolerance
+
+
+@every_case
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_autocast(case, dtype):
+    up = build(case)
+    x, guide = inputs(up)
+    expected = up(x, guide)
+    cast = [t if t is None else t.detach().to(dtype) for t in (x, guide)]
+    with torch.autocast('cpu', torch.bfloat16):
+        out = up(*cast)
+    if leaves(up, *cast).keys() - {'x', 'guide'}:
+        out.float().square().sum().backward()
+    assert (out.float() - expected).norm() < 4e-2 * expected.norm()
+    assert all(p.grad.isfinite().all() for p in up.parameters())
+
+
+@every_case
+def test_compiles_without_graph_breaks(case):
+    up = build(case)
+    x, guide = inputs(up)
+    expected = run(up, x, guide, fuse=up.needs_guide)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x, guide: run(up, x, guide, up.needs_guide), backend='aot_eager', fullgraph=True
+    )
+    out = compiled(x, guide)
+    torch.testing.assert_close(out, expected)
+    targets = leaves(up, x, guide).values()
+    got, wanted = (torch.autograd.grad(o.square().sum(), targets) for o in (out, expected))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_state_dict_round_trip(case):
+    first, second = build(case), build(case, seed=5)
+    second.load_state_dict(first.state_dict(), strict=True)
+    args = inputs(first)
+    assert torch.equal(first.eval()(*args), second.eval()(*args))
+
+
+@every_case
+def test_init_weights_leaves_nothing_of_what_a_host_did(case):
+    up, seen = build(case), []
+    constructed = {name: p.std(correction=0).item() for name, p in up.named_parameters()}
+    for value in (7.0, -7.0):
+        for p in up.parameters():
+            torch.nn.init.constant_(p, value)
+        torch.manual_seed(3)
+        up.init_weights()
+        seen.append({name: p.detach().clone() for name, p in up.named_parameters()})
+    torch.testing.assert_close(*seen, rtol=0, atol=0)
+    for name, p in up.named_parameters():
+        assert p.std(correction=0).item() == pytest.approx(constructed[name], rel=0.7), name
+
+
+@pytest.mark.parametrize('name', GUIDED)
+def test_bad_guides(name):
+    up = build_upsampler(dict(type=name), 8, guide_channels=16)
+    x = torch.rand(2, 8, 4, 4)
+    for guide, match in [
+        (None, r'needs a guide, a finer map: call it as upsampler\(x, guide\)'),
+        (torch.rand(2, 8, 8, 8), r'guide must have shape \(N, 16, H, W\), got \(2, 8, 8, 8\)'),
+        (
+            torch.rand(2, 16, 8, 10),
+            r'must have about 2 times the size of x.*\(2, 16, 8, 8\), got \(2, 16, 8, 10\)',
+        ),
+        (torch.rand(2, 16, 4, 4), 'must have about 2 times the size of x'),
+        (torch.rand(1, 16, 8, 8), 'must have about 2 times the size of x'),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            up(x, guide)
+    with pytest.raises(ValueError, match=r'x must have shape \(N, 8, H, W\), got \(2, 4, 4, 4\)'):
+        up(x[:, :4], torch.rand(2, 16, 8, 8))
+    with pytest.raises(ValueError, match=r'guide must have shape \(N, 8, H, W\), got \(2, 16, 8, 8\)'):
+        up.fuse(x, torch.rand(2, 16, 8, 8))
+
+
+@pytest.mark.parametrize('name', GUIDED)
+def test_a_host_without_a_guide_is_told_so(name):
+    with pytest.raises(ValueError, match=f"'{name}' needs a guide .*carafe"):
+        build_upsampler(dict(type=name), 8)
