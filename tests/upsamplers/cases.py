@@ -15,9 +15,13 @@ VARIANTS = {
     'dysample-s+': dict(type='dysample', style='pl', groups=2, dyscope=True),
     'fade-gate': dict(type='fade', gate=True),
     'fade_lite-gate': dict(type='fade_lite', gate=True),
+    'sapa-inner': dict(type='sapa', similarity='inner'),
+    'sapa-gated': dict(type='sapa', similarity='gated'),
+    'freqfusion-plain': dict(type='freqfusion', feature_resample=False),
 }
 CASES = {name: dict(type=name) for name in UPSAMPLERS} | VARIANTS
-FACTORS = {}
+# Ratios that a definition allows, where it does not allow all.
+FACTORS = {'a2u': (2,), 'indexnet': (2,)}
 
 
 def build(case, channels=CHANNELS, scale_factor=2, seed=0):

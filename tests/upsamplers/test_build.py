@@ -40,12 +40,28 @@ class Guided(GuidedUpsampler):
         (ValueError, "style must be one of lp, pl, got 'pp'", dict(type='dysample', style='pp')),
         (ValueError, 'divisible by groups=3, got 8', dict(type='dysample', groups=3)),
         (TypeError, 'groups must be an int', dict(type='dysample', groups=2.0)),
+        (
+            ValueError,
+            "similarity must be one of inner, bilinear, gated, got 'dot'",
+            dict(type='sapa', similarity='dot'),
+        ),
+        (ValueError, 'in_channels must be divisible by groups=3, got 8', dict(type='sapa_deform', groups=3)),
+        (
+            ValueError,
+            'in_channels must be divisible by feature_resample_group=3, got 8',
+            dict(type='freqfusion', feature_resample_group=3),
+        ),
+        (
+            ValueError,
+            'compressed_channels must be divisible by .*=8, got 12',
+            dict(type='freqfusion', compressed_channels=12),
+        ),
         (ValueError, 'Guided.* needs a guide', dict(type=Guided)),
     ],
 )
 def test_bad_configs(error, match, cfg):
     with pytest.raises(error, match=match):
-        build_upsampler(cfg, 8)
+        build_upsampler(cfg, 8, guide_channels=None if cfg == dict(type=Guided) else 8)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +70,11 @@ def test_bad_configs(error, match, cfg):
         (
             'gate=True mixes the maps, so guide_channels must be in_channels=8, got 16',
             dict(type='fade', gate=True),
+            16,
+        ),
+        (
+            "similarity='inner' compares the maps, so guide_channels must be in_channels=8, got 16",
+            dict(type='sapa', similarity='inner'),
             16,
         ),
         ('guide_channels must be at least 1, got 0', dict(type='fade'), 0),

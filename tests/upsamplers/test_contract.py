@@ -11,10 +11,6 @@ GUIDED = [name for name in UPSAMPLERS if UPSAMPLERS.get(name).needs_guide]
 every_case = pytest.mark.parametrize('case', CASES)
 
 
-def run(up, x, guide, fuse=False):
-    return up.fuse(x, guide) if fuse else up(x, guide)
-
-
 @every_case
 @pytest.mark.parametrize('scale_factor', [1, 2, 3])
 def test_sizes_and_gradients(case, scale_factor):
@@ -95,16 +91,19 @@ def test_autocast(case, dtype):
 def test_compiles_without_graph_breaks(case):
     up = build(case)
     x, guide = inputs(up)
-    expected = run(up, x, guide, fuse=up.needs_guide)
+    targets = list(leaves(up, x, guide).values())
+
+    def call(x, guide):
+        return up.fuse(x, guide) if up.needs_guide else up(x)
+
+    def with_gradients(function):
+        out = function(x, guide)
+        return out, *torch.autograd.grad(out.square().sum(), targets)
+
+    expected = with_gradients(call)
     torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda x, guide: run(up, x, guide, up.needs_guide), backend='aot_eager', fullgraph=True
-    )
-    out = compiled(x, guide)
-    torch.testing.assert_close(out, expected)
-    targets = leaves(up, x, guide).values()
-    got, wanted = (torch.autograd.grad(o.square().sum(), targets) for o in (out, expected))
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    compiled = with_gradients(torch.compile(call, backend='aot_eager', fullgraph=True))
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
 
 
 @every_case

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each upsampler against an independent form of its definition, in float64."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,10 @@ def maps(up, size=(4, 3)):
 
 def reassemble(x, masks, k, groups, s):
     return torch.tensor(reference.carafe_loops(x.numpy(), masks.detach().numpy(), k, groups, s))
+
+
+def similarities(queries, keys, k, s):
+    return torch.tensor(reference.correlate(queries.detach().numpy(), keys.detach().numpy(), k, 1, s))
 
 
 def bilinear(x, s):
@@ -181,3 +186,163 @@ def test_a_gate_passes_every_pixel_of_a_larger_guide():
     x, _ = maps(up)
     guide = torch.randn(1, 4, 9, 7, dtype=DOUBLE)
     torch.testing.assert_close(up.fuse(x, guide), guide)
+
+
+@pytest.mark.parametrize('similarity', ['inner', 'bilinear', 'gated'])
+@pytest.mark.parametrize('s', [2, 3])
+def test_sapa(similarity, s):
+    up = build('sapa', 4, s, similarity=similarity, up_kernel=3, embedding_channels=3)
+    x, guide = maps(up)
+    queries = F.group_norm(guide, 4, *up.guide_norm.parameters())
+    normed = keys = F.group_norm(x, 4, *up.norm.parameters())
+    if similarity != 'inner':
+        queries, keys = F.conv2d(queries, *up.query.parameters()), F.conv2d(keys, *up.key.parameters())
+    if similarity == 'gated':
+        gate = nearest(torch.sigmoid(F.conv2d(normed, *up.gate.parameters())), s)
+        own = F.conv2d(nearest(x, s), *up.self_query.parameters())
+        queries = gate * queries + (1 - gate) * own
+    masks = similarities(queries, keys, 3, s).softmax(1)
+    torch.testing.assert_close(up(x, guide), reassemble(x, masks, 3, 1, s))
+
+
+def test_sapa_averages_where_the_map_is_constant():
+    up = build('sapa')
+    x, guide = torch.full((1, 4, 7, 7), 3.0, dtype=DOUBLE), torch.randn(1, 4, 14, 14, dtype=DOUBLE)
+    inner = up(x, guide)[..., 4:-4, 4:-4]
+    torch.testing.assert_close(inner, torch.full_like(inner, 3.0))
+
+
+def test_sapa_deform_reads_the_input_pixel_where_offsets_are_zero():
+    up = build('sapa_deform', scale_factor=3)
+    for p in up.offset.parameters():
+        torch.nn.init.zeros_(p)
+    x, guide = maps(up)
+    torch.testing.assert_close(up(x, guide), nearest(x, 3))
+
+
+def test_sapa_deform():
+    """Point by point: (x, y) of each point, in input pixels from the input pixel, zero outside the map."""
+    up = build('sapa_deform', points=3, groups=2, embedding_channels=2)
+    x, guide = maps(up)
+    offsets = F.pixel_shuffle(F.conv2d(x, *up.offset.parameters()), 2)[0].detach()
+    queries = F.conv2d(guide, *up.query.parameters())[0].detach()
+    keys = F.conv2d(x, *up.key.parameters())[0].detach()
+    out = up(x, guide).detach()
+    margin = 20  # the zero border that points may fall on
+    for group, row, column in [(0, 0, 0), (1, 3, 4), (0, 7, 5), (1, 6, 1)]:
+        points = offsets[6 * group : 6 * group + 6, row, column].reshape(3, 2)
+        places = [
+            (row // 2 + 0.5 + margin + dy, column // 2 + 0.5 + margin + dx) for dx, dy in points.tolist()
+        ]
+
+        def read_at(image, places=places):
+            return torch.stack([read(F.pad(image, (margin,) * 4), *place) for place in places])
+
+        own = slice(2 * group, 2 * group + 2)
+        scores = sum(q * read_at(k) for q, k in zip(queries[own, row, column], keys[own], strict=True))
+        expected = (scores.softmax(0) * read_at(x[0, 2 * group + 1])).sum()
+        assert out[0, 2 * group + 1, row, column].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_indexnet():
+    up = build('indexnet')
+    x, guide = maps(up)
+    conv, norm, _, last = up.index
+    hidden = F.conv2d(guide, conv.weight, stride=2, padding=1) / (1 + 1e-5) ** 0.5  # mean 0, variance 1
+    hidden = hidden * norm.weight[:, None, None] + norm.bias[:, None, None]
+    index = F.pixel_shuffle(torch.sigmoid(F.conv2d(hidden.clamp(0, 6), last.weight)), 2)
+    torch.testing.assert_close(up(x, guide), index * nearest(x, 2))
+    assert ((index > 0) & (index < 1)).all()
+
+
+def test_a2u():
+    """Image by image and channel by channel."""
+    up = build('a2u')
+    x, guide = inputs(up, size=(4, 5), dtype=DOUBLE)
+    windows = F.conv2d(F.adaptive_avg_pool2d(guide, 6), *up.windows.parameters())
+    spread = F.conv2d(guide.mean((2, 3), keepdim=True), *up.spread.parameters())
+    masks = []
+    for image in range(2):
+        convolved = [
+            torch.stack(
+                [F.conv2d(c[None, None], w[None, None], stride=2, padding=2)[0, 0] for c in guide[image]]
+            )
+            for w in windows[image]
+        ]
+        u, v = (
+            F.leaky_relu(F.group_norm(c[None], 4, *norm.parameters()))
+            for c, norm in zip(convolved, up.norms, strict=True)
+        )
+        logits = F.pixel_shuffle((u * v).sum(1, keepdim=True) / 2 * spread[image], 2)
+        masks.append(torch.sigmoid(logits).softmax(1))
+    masks = torch.cat(masks)
+    torch.testing.assert_close(masks.sum(1), torch.ones(2, 8, 10, dtype=DOUBLE))
+    assert masks.max() / masks.min() < np.e  # the sigmoid before the softmax bounds it
+    torch.testing.assert_close(up(x, guide).detach(), reassemble(x.detach(), masks, 3, 1, 2))
+
+
+def windowed(logits, k):
+    kernels = logits.softmax(1) * torch.tensor(np.outer(np.hamming(k), np.hamming(k))).reshape(-1, 1, 1)
+    return kernels / kernels.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize('feature_resample', [False, True])
+@pytest.mark.parametrize('s', [2, 3])
+def test_freqfusion(feature_resample, s):
+    up = build('freqfusion', scale_factor=s, feature_resample=feature_resample, compressed_channels=8)
+    x, guide = maps(up)
+
+    def conv(layer, x):
+        return F.conv2d(x, *layer.parameters(), padding=layer.kernel_size[0] // 2).detach()
+
+    fine, coarse = conv(up.hr_channel_compressor, guide), conv(up.lr_channel_compressor, x)
+    high = conv(up.content_encoder2, fine)
+    fine = 2 * fine - reassemble(fine, windowed(high, 3), 3, 1, 1)
+    low = conv(up.content_encoder, fine)
+    low = low + reassemble(conv(up.content_encoder, coarse), windowed(low, 5), 5, 1, s)
+    high = high + reassemble(conv(up.content_encoder2, coarse), windowed(low, 5), 5, 1, s)
+    expected = reassemble(x, windowed(low, 5), 5, 1, s)
+    if feature_resample:
+        offsets = offsets_of_freqfusion(up.dysampler, fine, coarse, conv)
+        rows, columns = (torch.arange(n, dtype=DOUBLE) for n in expected.shape[2:])
+        grid = torch.stack(
+            (
+                (columns + 0.5 + s * offsets[0, :4]) / len(columns) * 2 - 1,
+                (rows[:, None] + 0.5 + s * offsets[0, 4:]) / len(rows) * 2 - 1,
+            ),
+            dim=-1,
+        )
+        expected = F.grid_sample(expected[0][:, None], grid, padding_mode='border', align_corners=False)
+        expected = expected[:, 0][None]
+    torch.testing.assert_close(up(x, guide), expected, rtol=1e-6, atol=1e-6)
+    sharpened = 2 * guide - reassemble(guide, windowed(high, 3), 3, 1, 1)
+    torch.testing.assert_close(up.fuse(x, guide), expected + sharpened, rtol=1e-6, atol=1e-6)
+
+
+def offsets_of_freqfusion(generator, fine, coarse, conv):
+    """x of the four groups, then y, at the output's size."""
+    parts = []
+    for x, norm in ((fine, generator.norm_hr), (coarse, generator.norm_lr)):
+        x = F.group_norm(x, 1, *norm.parameters()).detach()
+        padded, (height, width) = F.pad(x, (2,) * 4), x.shape[2:]
+        neighbours = [
+            F.cosine_similarity(x, padded[..., dy : dy + height, dx : dx + width])
+            for dy in (0, 2, 4)
+            for dx in (0, 2, 4)
+            if (dy, dx) != (2, 2)
+        ]
+        parts.append(torch.cat((x, torch.stack(neighbours, 1)), 1))
+    fine, coarse = parts
+    s = generator.scale_factor
+    direction = conv(generator.hr_offset, fine) + F.pixel_shuffle(conv(generator.offset, coarse), s)
+    reach = conv(generator.hr_direct_scale, fine) + F.pixel_shuffle(conv(generator.direct_scale, coarse), s)
+    return direction * torch.sigmoid(reach)
+
+
+def test_freqfusion_on_constants():
+    """The low-pass keeps them and the high-pass finds nothing, away from the zero border."""
+    up = build('freqfusion', feature_resample=False)
+    x, guide = torch.full((1, 4, 9, 9), 3.0, dtype=DOUBLE), torch.full((1, 4, 18, 18), -2.0, dtype=DOUBLE)
+    up_only, fused = (out[..., 5:-5, 5:-5].detach() for out in (up(x, guide), up.fuse(x, guide)))
+    torch.testing.assert_close(up_only, torch.full_like(up_only, 3.0))
+    torch.testing.assert_close(fused, torch.full_like(fused, 1.0))

@@ -23,6 +23,14 @@ COUNTS = [
     (dict(type='fade'), 47_257 - 89, 89),
     (dict(type='fade', gate=True), 47_257 - 89 + 256, 89 + 1),
     (dict(type='fade_lite'), 13_025, 50),
+    (dict(type='sapa', similarity='inner'), 0, 1_024),
+    (dict(type='sapa'), 16_448 - 64, 64 + 1_024),
+    (dict(type='sapa', similarity='gated'), 3 * 8_192 + 256, 3 * 32 + 1 + 1_024),
+    (dict(type='sapa_deform'), 139_808 - 544, 544),
+    (dict(type='indexnet'), 2_100_224 - 1_024, 1_024),
+    (dict(type='a2u'), 10_790 - 1_062, 1_062),
+    (dict(type='freqfusion'), 104_690 - 498, 498),
+    (dict(type='freqfusion', feature_resample=False), 52_514 - 162, 162),
 ]
 # Tables 8 and 9 of the CARAFE paper: totals with biases.
 CARAFE = [
@@ -61,6 +69,12 @@ def test_published_counts(cfg, weights, others):
 @pytest.mark.parametrize('cfg, total', CARAFE, ids=label)
 def test_published_counts_of_carafe(cfg, total):
     assert sum(counts(dict(type='carafe', **cfg))) == total
+
+
+@pytest.mark.parametrize('feature_resample, total', [(True, 137_458), (False, 85_282)])
+def test_freqfusion_at_512_channels(feature_resample, total):
+    """The derived counts on record are those of 512 channels."""
+    assert sum(counts(dict(type='freqfusion', feature_resample=feature_resample), 512)) == total
 
 
 def test_no_upsampler_is_left_out():

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FreqFusion: Chen et al., Frequency-aware Feature Fusion for Dense Image Prediction, TPAMI 2024,
+https://arxiv.org/abs/2408.12879.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from carafe_plugin.ops import carafe
+from carafe_plugin.ops.correlate import correlate
+from carafe_plugin.ops.reference import pixel_shuffle
+
+from .base import (
+    GuidedUpsampler,
+    fit,
+    require_channels,
+    require_divisible,
+    require_odd_int,
+    require_positive_int,
+)
+from .build import UPSAMPLERS
+from .sampling import sample_around_centres
+
+NEIGHBOURS = 8
+NORM_CHANNELS = 8  # per group of the offset generator's norms
+
+
+@UPSAMPLERS.register_module('freqfusion')
+class FreqFusion(GuidedUpsampler):
+    """Fuse a map with a finer one: smooth and enlarge the first, sharpen the second, then add.
+
+    - Low-pass: kernels predicted from both maps, one per output pixel, upsample the map as CARAFE does.
+    - High-pass: kernels predicted likewise smooth the guide; what they remove is added to the guide.
+    - Offsets (``feature_resample``): the upsampled map is read at points moved by the local similarities of
+      both maps.
+
+    Both kernels are a softmax times a Hamming window, renormalised. The predictions are fused by the same
+    steps: the compressed guide is sharpened by kernels of its own, and predictions from the coarse map are
+    upsampled by the low-pass kernels found so far. :meth:`forward` gives the upsampled map, :meth:`fuse`
+    its sum with the sharpened guide, as in the released FPN. Borders are zero-padded, as in that code's
+    operator; its operator-free path reflects instead. Left out are its switches for leaving out parts.
+
+    Args:
+        in_channels: channels C of the map.
+        scale_factor: integer ratio s; the paper has 2.
+        guide_channels: channels of the finer map; None takes C.
+        lowpass_kernel: side of the low-pass kernels, in input pixels; odd.
+        highpass_kernel: side of the high-pass kernels, in guide pixels; odd.
+        encoder_kernel: side of the predicting convolutions; odd.
+        compressed_channels: channels that both maps are compressed to; with offsets divisible by 8, whose
+            norms have groups of 8.
+        feature_resample: read at moved points. True in the published detectors, False in the released class.
+        feature_resample_group: number of groups of contiguous channels, each moved on its own; divides C.
+
+    Shape:
+        ``x`` (N, C, H, W), ``guide`` (N, guide_channels, s*H, s*W); returns (N, C, s*H, s*W). 104,690
+        parameters at C = 256, 52,514 without offsets.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive int, a kernel side is even, or channels are not
+            divisible as said; in the calls, see :meth:`GuidedUpsampler.match_guide`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        *,
+        guide_channels: int | None = None,
+        lowpass_kernel: int = 5,
+        highpass_kernel: int = 3,
+        encoder_kernel: int = 3,
+        compressed_channels: int = 64,
+        feature_resample: bool = True,
+        feature_resample_group: int = 4,
+    ) -> None:
+        super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
+        self.lowpass_kernel = require_odd_int('lowpass_kernel', lowpass_kernel)
+        self.highpass_kernel = require_odd_int('highpass_kernel', highpass_kernel)
+        padding = require_odd_int('encoder_kernel', encoder_kernel) // 2
+        require_positive_int('compressed_channels', compressed_channels)
+        self.hr_channel_compressor = nn.Conv2d(self.guide_channels, compressed_channels, 1)
+        self.lr_channel_compressor = nn.Conv2d(in_channels, compressed_channels, 1)
+        self.content_encoder = nn.Conv2d(
+            compressed_channels, lowpass_kernel**2, encoder_kernel, padding=padding
+        )
+        self.content_encoder2 = nn.Conv2d(
+            compressed_channels, highpass_kernel**2, encoder_kernel, padding=padding
+        )
+        self.register_buffer('lowpass_window', _log_window(lowpass_kernel), persistent=False)
+        self.register_buffer('highpass_window', _log_window(highpass_kernel), persistent=False)
+        self.dysampler = None
+        if feature_resample:
+            require_divisible('in_channels', in_channels, 'feature_resample_group', feature_resample_group)
+            self.dysampler = _OffsetGenerator(
+                compressed_channels, scale_factor, feature_resample_group, encoder_kernel
+            )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Compressors Xavier-uniform, predicting convolutions N(0, 0.001), all biases 0."""
+        for layer in (self.hr_channel_compressor, self.lr_channel_compressor):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.content_encoder, self.content_encoder2):
+            nn.init.normal_(layer.weight, std=0.001)
+            nn.init.zeros_(layer.bias)
+        if self.dysampler is not None:
+            self.dysampler.init_weights()
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        return self._upsample(x, self.match_guide(x, guide))[0]
+
+    def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
+        require_channels('guide', guide, self.in_channels)
+        up, highpass = self._upsample(x, self.match_guide(x, guide))
+        size = guide.shape[-2:]
+        smooth = self._smooth(guide, fit(highpass, size, self.scale_factor))
+        return fit(up, size, self.scale_factor) + guide + (guide - smooth)
+
+    def _upsample(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """The upsampled map, and the high-pass kernels of the guide."""
+        fine, coarse = self.hr_channel_compressor(guide), self.lr_channel_compressor(x)
+        highpass_fine = self.content_encoder2(fine)
+        fine = fine + (fine - self._smooth(fine, _kernels(highpass_fine, self.highpass_window)))
+        lowpass_fine = self.content_encoder(fine)
+        kernels = _kernels(lowpass_fine, self.lowpass_window)
+        lowpass = lowpass_fine + self._enlarge(self.content_encoder(coarse), kernels)
+        kernels = _kernels(lowpass, self.lowpass_window)
+        highpass = highpass_fine + self._enlarge(self.content_encoder2(coarse), kernels)
+        up = self._enlarge(x, kernels)
+        if self.dysampler is not None:
+            offsets = self.dysampler(fine, coarse)
+            up = sample_around_centres(up, offsets, self.scale_factor, self.dysampler.groups)
+        return up, _kernels(highpass, self.highpass_window)
+
+    def _enlarge(self, x: Tensor, kernels: Tensor) -> Tensor:
+        return carafe(x, kernels, self.lowpass_kernel, 1, self.scale_factor)
+
+    def _smooth(self, guide: Tensor, kernels: Tensor) -> Tensor:
+        return carafe(guide, kernels, self.highpass_kernel, 1, 1)
+
+
+class _OffsetGenerator(nn.Module):
+    """Offsets for :func:`sample_around_centres`: direction times sigmoid of a range, both from both maps."""
+
+    def __init__(self, channels: int, scale_factor: int, groups: int, kernel: int) -> None:
+        super().__init__()
+        require_divisible('compressed_channels', channels, 'the group size of its norm', NORM_CHANNELS)
+        self.scale_factor, self.groups = scale_factor, groups
+        inputs, offsets, padding = channels + NEIGHBOURS, 2 * groups, kernel // 2
+        self.offset = nn.Conv2d(inputs, offsets * scale_factor**2, kernel, padding=padding)
+        self.direct_scale = nn.Conv2d(inputs, offsets * scale_factor**2, kernel, padding=padding)
+        self.hr_offset = nn.Conv2d(inputs, offsets, kernel, padding=padding)
+        self.hr_direct_scale = nn.Conv2d(inputs, offsets, kernel, padding=padding)
+        self.norm_hr = nn.GroupNorm(channels // NORM_CHANNELS, channels)
+        self.norm_lr = nn.GroupNorm(channels // NORM_CHANNELS, channels)
+
+    def init_weights(self) -> None:
+        """Directions N(0, 0.001), ranges 0, biases 0, norms the identity."""
+        for layer in (self.offset, self.hr_offset):
+            nn.init.normal_(layer.weight, std=0.001)
+        for layer in (self.direct_scale, self.hr_direct_scale):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.offset, self.hr_offset, self.direct_scale, self.hr_direct_scale):
+            nn.init.zeros_(layer.bias)
+        self.norm_hr.reset_parameters()
+        self.norm_lr.reset_parameters()
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:  # [N, 2*G, s*H, s*W]
+        fine, coarse = _with_similarities(self.norm_hr(fine)), _with_similarities(self.norm_lr(coarse))
+        direction = pixel_shuffle(self.offset(coarse), self.scale_factor) + self.hr_offset(fine)
+        reach = pixel_shuffle(self.direct_scale(coarse), self.scale_factor) + self.hr_direct_scale(fine)
+        return direction * reach.sigmoid()
+
+
+def _with_similarities(x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + 8, H, W]
+    """Append the cosine similarities with eight neighbours two pixels away, zero beyond the map."""
+    unit = nn.functional.normalize(x, dim=1, eps=1e-8)
+    # Every other entry of a 5 x 5 window is a 3 x 3 one of dilation 2; its centre is left out.
+    window = correlate(unit, unit, 5, 1, 1).unflatten(1, (5, 5))[:, ::2, ::2].flatten(1, 2)
+    return torch.cat((x, window[:, :4], window[:, 5:]), dim=1)
+
+
+def _log_window(side: int) -> Tensor:  # [k*k, 1, 1]
+    window = torch.hamming_window(side, periodic=False)
+    return (window[:, None] * window).log().flatten()[:, None, None]
+
+
+def _kernels(logits: Tensor, log_window: Tensor) -> Tensor:  # [N, k*k, H, W]
+    """Softmax, times the window, renormalised, which is softmax of the sum with the window's logarithm."""
+    return (logits + log_window.to(logits.dtype)).softmax(1)

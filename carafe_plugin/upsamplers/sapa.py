@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SAPA: Lu et al., SAPA: Similarity-Aware Point Affiliation for Feature Upsampling, NeurIPS 2022,
+https://arxiv.org/abs/2209.12866.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from carafe_plugin.ops import carafe
+from carafe_plugin.ops.correlate import correlate
+
+from .base import GuidedUpsampler, require_choice, require_odd_int, require_positive_int
+from .build import UPSAMPLERS
+
+SIMILARITIES = ('inner', 'bilinear', 'gated')
+
+
+@UPSAMPLERS.register_module('sapa')
+class SAPA(GuidedUpsampler):
+    """Upsample by kernels that are similarities between the guide's pixels and the map's around them.
+
+    Every guide pixel is compared with the k x k map pixels around it; softmax of the similarities (zero for
+    pixels outside the map) is the kernel that reassembles the map, which itself is not normalised. Guide and
+    map pass a group norm first. With g the guide, x the map and u nearest interpolation, a similarity is the
+    inner product of
+
+    - ``inner`` (SAPA-I): norm(g) and norm(x), as many channels each;
+    - ``bilinear`` (SAPA-B): q(norm(g)) and k(norm(x)), q and k 1x1 convolutions;
+    - ``gated`` (SAPA-G): G * q(norm(g)) + (1 - G) * p(u(x)) and k(norm(x)), with p another 1x1 convolution
+      and the gate G = u(sigmoid(1x1 convolution of norm(x))).
+
+    The group norm and 32 embedding channels are those of the released detection and segmentation code,
+    whose parameter counts are the published ones; the first release has a layer norm and 64. Where C is no
+    multiple of 32, the greatest common divisor of both is the number of groups. The gate follows released
+    code.
+
+    Args:
+        in_channels: channels C of the map.
+        scale_factor: integer ratio s.
+        guide_channels: channels of the finer map; None takes C. ``inner`` needs C.
+        similarity: one of the three above.
+        up_kernel: side k of the reassembly kernels, in input pixels; odd.
+        embedding_channels: channels of q, k and p; unused by ``inner``.
+
+    Shape:
+        ``x`` (N, C, H, W), ``guide`` (N, guide_channels, s*H, s*W); returns (N, C, s*H, s*W). At C = 256 the
+        norms have 1,024 parameters, ``bilinear`` 16,448 more and ``gated`` 24,929 more.
+
+    Raises:
+        TypeError, ValueError: an argument is not a positive int, ``up_kernel`` is even, the similarity is
+            unknown, or ``inner`` would compare different channels; in the calls, see
+            :meth:`GuidedUpsampler.match_guide`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale_factor: int = 2,
+        *,
+        guide_channels: int | None = None,
+        similarity: str = 'bilinear',
+        up_kernel: int = 5,
+        embedding_channels: int = 32,
+    ) -> None:
+        super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
+        self.similarity = require_choice('similarity', similarity, SIMILARITIES)
+        self.up_kernel = require_odd_int('up_kernel', up_kernel)
+        require_positive_int('embedding_channels', embedding_channels)
+        if similarity == 'inner' and self.guide_channels != in_channels:
+            raise ValueError(
+                f"similarity='inner' compares the maps, so guide_channels must be in_channels={in_channels}, "
+                f"got {self.guide_channels}: take 'bilinear' or 'gated'"
+            )
+        self.guide_norm = nn.GroupNorm(math.gcd(32, self.guide_channels), self.guide_channels)
+        self.norm = nn.GroupNorm(math.gcd(32, in_channels), in_channels)
+        if similarity != 'inner':
+            self.query = nn.Conv2d(self.guide_channels, embedding_channels, 1)
+            self.key = nn.Conv2d(in_channels, embedding_channels, 1)
+        if similarity == 'gated':
+            self.self_query = nn.Conv2d(in_channels, embedding_channels, 1)
+            self.gate = nn.Conv2d(in_channels, 1, 1)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Convolutions N(0, 0.02) with zero biases, norms the identity."""
+        for layer in self.children():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+            else:
+                layer.reset_parameters()
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        queries, keys = self.guide_norm(self.match_guide(x, guide)), self.norm(x)
+        if self.similarity == 'gated':
+            gate = self._enlarge(self.gate(keys).sigmoid())
+            queries = gate * self.query(queries) + (1 - gate) * self._enlarge(self.self_query(x))
+            keys = self.key(keys)
+        elif self.similarity == 'bilinear':
+            queries, keys = self.query(queries), self.key(keys)
+        logits = correlate(queries, keys, self.up_kernel, 1, self.scale_factor)
+        return carafe(x, logits.softmax(1), self.up_kernel, 1, self.scale_factor)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')
