@@ -47,7 +47,13 @@ def native_build() -> dict:
         return {}
     extension = Extension(
         'carafe_plugin._C_cpu',
-        sources=['ops/schema.cpp', 'ops/host.cpp', 'ops/cpu/host.cpp', 'ops/cpu/dispatch.cpp', 'ops/cpu/kernels.cpp'],
+        sources=[
+            'ops/schema.cpp',
+            'ops/host.cpp',
+            'ops/cpu/host.cpp',
+            'ops/cpu/dispatch.cpp',
+            'ops/cpu/kernels.cpp',
+        ],
         depends=[str(path) for path in ROOT.rglob('*.h')],
     )
     return dict(ext_modules=[extension], cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))

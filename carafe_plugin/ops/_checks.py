@@ -91,10 +91,14 @@ def check_kernels(kernels: Tensor, name: str, shape: tuple, *call) -> None:
 def check_call(features: Tensor, kernels: Tensor, name: str, *call) -> None:
     """All that a public function demands; arguments as in :func:`check_kernels`."""
     check_arguments(features, kernels, name, *call[:3])
-    # The operators themselves take any two dtypes; outside autocast a mixture is a mistake.
-    if kernels.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
-        raise TypeError(f'features and {name} must have one dtype, got {features.dtype} and {kernels.dtype}')
+    check_dtypes(features, kernels, name)
     check_kernels(kernels, name, sizes(features), *call)
+
+
+def check_dtypes(features: Tensor, other: Tensor, name: str) -> None:
+    """Refuse a mixture of dtypes outside autocast, though the operators themselves take any two."""
+    if other.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
+        raise TypeError(f'features and {name} must have one dtype, got {features.dtype} and {other.dtype}')
 
 
 def _check_shape(tensor: Tensor, name: str, expected: tuple, formula: str, shape: tuple) -> None:

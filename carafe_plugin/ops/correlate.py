@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local similarity: the operator that SAPA scores with, and CARAFE's gradient for its kernels."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import _native
-from ._checks import check_dtypes, check_groups, check_integers, check_shape, check_tensors
+from . import _native, reference
+from ._checks import check_arguments, check_dtypes, check_output, sizes
 
 
 def correlate(
@@ -47,34 +45,8 @@ def correlate(
         >>> correlate(torch.rand(1, 8, 8, 12), torch.rand(1, 8, 4, 6), kernel_size=5).shape
         torch.Size([1, 25, 8, 12])
     """
-    check_integers(kernel_size, group_size, scale_factor)
-    check_tensors(features, queries, 'queries')
+    check_arguments(features, queries, 'queries', kernel_size, group_size, scale_factor)
     check_dtypes(features, queries, 'queries')
-    check_groups(features, group_size)
-    n, c, h, w = features.shape
-    check_shape(queries, 'queries', (n, c, h * scale_factor, w * scale_factor), '(N, C, s*H, s*W)', features)
-    run = _native.operator('correlate', features, queries) or _reference
+    check_output(queries, 'queries', sizes(features), scale_factor, False)
+    run = _native.operator('correlate', features, queries) or reference.correlate
     return run(queries, features, kernel_size, group_size, scale_factor)
-
-
-def _reference(
-    queries: Tensor,  # [N, C, s*H, s*W]
-    features: Tensor,  # [N, C, H, W]
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
-) -> Tensor:  # [N, G*k*k, s*H, s*W]
-    """The definition in plain PyTorch, one entry of the neighbourhood at a time."""
-    dtype = torch.promote_types(torch.promote_types(queries.dtype, features.dtype), torch.float32)
-    height, width = queries.shape[-2:]
-    padded = F.pad(features.to(dtype), (kernel_size // 2,) * 4)
-    if scale_factor > 1:
-        padded = F.interpolate(padded, scale_factor=scale_factor, mode='nearest')
-    wide = queries.to(dtype)
-
-    entries = []
-    for entry in range(kernel_size**2):
-        top, left = entry // kernel_size * scale_factor, entry % kernel_size * scale_factor
-        product = wide * padded[..., top : top + height, left : left + width]
-        entries.append(product.unflatten(1, (group_size, queries.shape[1] // group_size)).sum(2))
-    return torch.stack(entries, dim=2).flatten(1, 2).to(queries.dtype)

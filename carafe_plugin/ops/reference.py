@@ -7,6 +7,8 @@ entries are taken one entry at a time, because ``unfold`` would multiply memory 
 constant bounds, so that an exported graph holds no arithmetic on sizes.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,6 +44,21 @@ def carafe_softmax(
     return _reassemble(features, kernels, kernel_size, scale_factor, down)
 
 
+def correlate(
+    queries: Tensor,  # [N, C, s*H, s*W]
+    features: Tensor,  # [N, C, H, W]
+    kernel_size: int,
+    group_size: int,
+    scale_factor: int,
+) -> Tensor:  # [N, G*k*k, s*H, s*W]
+    """Compare with the neighbours; :func:`carafe_plugin.ops.correlate` has the contract."""
+    dtype = _accumulation_dtype(features, queries)
+    split = pixel_unshuffle(queries.to(dtype), scale_factor).unflatten(1, (group_size, -1, scale_factor**2))
+    neighbours = _neighbours(features.to(dtype), kernel_size, group_size, 1)
+    entries = [(split * neighbour).sum(2) for neighbour in neighbours]  # [N, G, s*s, H, W]
+    return pixel_shuffle(torch.stack(entries, dim=2).flatten(1, 3), scale_factor).to(queries.dtype)
+
+
 def _reassemble(
     features: Tensor,  # [N, C, H, W]
     kernels: Tensor,  # [N, G, k*k, s*s, H, W], or with ``down`` [N, G, k*k, 1, ceil(H/s), ceil(W/s)]
@@ -49,19 +66,23 @@ def _reassemble(
     scale_factor: int,
     down: bool,
 ) -> Tensor:
-    radius, step, phases = kernel_size // 2, scale_factor if down else 1, 1 if down else scale_factor
-    padded = F.pad(features.to(kernels.dtype), (radius,) * 4)
-    padded = padded.unflatten(1, (kernels.shape[1], -1)).unsqueeze(3)  # [N, G, C/G, 1, H + k - 1, W + k - 1]
-    # Where a tap's neighbours lie in the padded map.
-    taps = [slice(tap, tap - 2 * radius or None, step) for tap in range(kernel_size)]
-
-    out = padded.new_zeros(())
-    for row, rows in enumerate(taps):
-        in_rows = padded[..., rows, :]
-        for column, columns in enumerate(taps):
-            entry = row * kernel_size + column
-            out = torch.addcmul(out, in_rows[..., columns], kernels[:, :, entry : entry + 1])
+    step, phases = (scale_factor, 1) if down else (1, scale_factor)
+    neighbours = _neighbours(features.to(kernels.dtype), kernel_size, kernels.shape[1], step)
+    out = kernels.new_zeros(())
+    for entry, neighbour in enumerate(neighbours):
+        out = torch.addcmul(out, neighbour, kernels[:, :, entry : entry + 1])
     return pixel_shuffle(out.flatten(1, 3), phases).to(features.dtype)
+
+
+def _neighbours(features: Tensor, kernel_size: int, group_size: int, step: int) -> Iterator[Tensor]:
+    """What each kernel entry reads, [N, G, C/G, 1, ceil(H/step), ceil(W/step)], zero outside the map."""
+    radius = kernel_size // 2
+    padded = F.pad(features, (radius,) * 4).unflatten(1, (group_size, -1)).unsqueeze(3)
+    taps = [slice(tap, tap - 2 * radius or None, step) for tap in range(kernel_size)]
+    for rows in taps:
+        in_rows = padded[..., rows, :]
+        for columns in taps:
+            yield in_rows[..., columns]
 
 
 def pixel_shuffle(x: Tensor, scale_factor: int) -> Tensor:  # [N, C*s*s, H, W] -> [N, C, s*H, s*W]

@@ -6,8 +6,7 @@ https://arxiv.org/abs/2408.12879.
 import torch
 from torch import Tensor, nn
 
-from carafe_plugin.ops import carafe
-from carafe_plugin.ops.correlate import correlate
+from carafe_plugin.ops import carafe, correlate
 from carafe_plugin.ops.reference import pixel_shuffle
 
 from .base import (

@@ -8,8 +8,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carafe_plugin.ops import carafe
-from carafe_plugin.ops.correlate import correlate
+from carafe_plugin.ops import carafe, correlate
 
 from .base import GuidedUpsampler, require_choice, require_odd_int, require_positive_int
 from .build import UPSAMPLERS

@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from carafe_plugin.ops.correlate import _reference, correlate
-from tests import reference
+from carafe_plugin.ops import correlate, reference
+from tests import reference as oracle
 
 
 def case(c=6, size=(4, 5), s=2, dtype=torch.float64):
@@ -18,24 +18,22 @@ def case(c=6, size=(4, 5), s=2, dtype=torch.float64):
 def test_both_paths_equal_the_definition(k, groups, s):
     queries, features = case(s=s)
     expected = torch.tensor(
-        reference.correlate(queries.detach().numpy(), features.detach().numpy(), k, groups, s)
+        oracle.correlate(queries.detach().numpy(), features.detach().numpy(), k, groups, s)
     )
-    for function in (correlate, _reference):
+    for function in (correlate, reference.correlate):
         out = function(queries, features, k, groups, s)
         torch.testing.assert_close(out, expected)
         got = torch.autograd.grad((out * expected).sum(), (queries, features))
         torch.testing.assert_close(
             got,
             (
-                torch.tensor(reference.reassemble(features.detach().numpy(), expected.numpy(), k, groups, s)),
-                torch.tensor(
-                    reference.scatter(queries.detach().numpy(), expected.numpy(), 4, 5, k, groups, s)
-                ),
+                torch.tensor(oracle.reassemble(features.detach().numpy(), expected.numpy(), k, groups, s)),
+                torch.tensor(oracle.scatter(queries.detach().numpy(), expected.numpy(), 4, 5, k, groups, s)),
             ),
         )
 
 
-@pytest.mark.parametrize('function', [correlate, _reference])
+@pytest.mark.parametrize('function', [correlate, reference.correlate])
 def test_16_bit_sums_are_float32(function):
     queries, features = (t.detach() for t in case(c=512, dtype=torch.bfloat16))
     out = function(queries, features, 3, 1, 2)

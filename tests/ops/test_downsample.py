@@ -96,9 +96,7 @@ def test_compile_without_graph_break(function):
 def test_bad_arguments():
     features, masks = torch.rand(2, 6, 5, 8), torch.rand(2, 9, 3, 4)
     assert carafe_downsample(features, masks, 3).shape == (2, 6, 3, 4)
-    expected = (
-        r'masks must have shape \(N, G\*k\*k, ceil\(H/s\), ceil\(W/s\)\) = \(2, 9, 2, 3\)'
-    )
+    expected = r'masks must have shape \(N, G\*k\*k, ceil\(H/s\), ceil\(W/s\)\) = \(2, 9, 2, 3\)'
     with pytest.raises(ValueError, match=expected):
         carafe_downsample(features, masks, 3, 1, 3)
     with pytest.raises(ValueError, match=r'logits must have shape .* = \(2, 25, 3, 4\)'):
