@@ -2,6 +2,7 @@
 """What the operators demand of their arguments; ``ops/host.cpp`` says the same for direct calls."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,16 +12,16 @@ _MASKS = ('(N, G*k*k, s*H, s*W)', '(N, G*k*k, ceil(H/s), ceil(W/s))')
 _LOGITS = ('(N, G*k*k*s*s, H, W)', _MASKS[1])
 
 
-def sizes(tensor: Tensor) -> tuple:
-    """The shape; under ``torch.jit.trace``, which would record it, as plain ints and without its warnings.
+def ints(shape: Sequence) -> tuple:
+    """A shape as plain ints; ``torch.jit.trace`` makes tensors of it and warns where one is looked at.
 
-    A shape is looked at to refuse a bad call, never to compute with, so that a trace loses nothing.
+    For shapes that are looked at to refuse a call or to choose a way, not to compute with.
     """
     if not torch.jit.is_tracing():
-        return tuple(tensor.shape)
+        return tuple(shape)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        return tuple(map(int, tensor.shape))
+        return tuple(map(int, shape))
 
 
 def output_shape(shape: tuple, scale_factor: int, down: bool) -> tuple:
@@ -62,12 +63,12 @@ def check_arguments(
         if not tensor.is_floating_point():
             raise TypeError(f'{label} must be floating-point, got {tensor.dtype}')
         if tensor.dim() != 4:
-            raise ValueError(f'{label} must have 4 dimensions, got shape {tuple(tensor.shape)}')
+            raise ValueError(f'{label} must have 4 dimensions, got shape {ints(tensor.shape)}')
     if other.device != features.device:
         raise ValueError(
             f'features and {name} must be on one device, got {features.device} and {other.device}'
         )
-    channels = sizes(features)[1]
+    channels = ints(features.shape)[1]
     if channels % group_size:
         raise ValueError(
             f'the channels of features must be divisible by group_size={group_size}, got {channels}'
@@ -92,7 +93,7 @@ def check_call(features: Tensor, kernels: Tensor, name: str, *call) -> None:
     """All that a public function demands; arguments as in :func:`check_kernels`."""
     check_arguments(features, kernels, name, *call[:3])
     check_dtypes(features, kernels, name)
-    check_kernels(kernels, name, sizes(features), *call)
+    check_kernels(kernels, name, ints(features.shape), *call)
 
 
 def check_dtypes(features: Tensor, other: Tensor, name: str) -> None:
@@ -102,7 +103,7 @@ def check_dtypes(features: Tensor, other: Tensor, name: str) -> None:
 
 
 def _check_shape(tensor: Tensor, name: str, expected: tuple, formula: str, shape: tuple) -> None:
-    got = sizes(tensor)
+    got = ints(tensor.shape)
     if got != expected:
         raise ValueError(
             f'{name} must have shape {formula} = {expected} for features of shape {shape}, got {got}'

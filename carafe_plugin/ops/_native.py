@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # What the libraries were compiled against at least; below it the stable ABI lacks what they call.
 OLDEST_TORCH = (2, 10)
@@ -23,13 +24,17 @@ _warned: set[str] = set()
 def operator(name: str, features: Tensor, kernels: Tensor):
     """The native operator for these tensors, or None where the reference form serves.
 
-    An ONNX graph holds standard operators only, so that an exporter always meets the reference form.
+    An ONNX graph holds standard operators only, so that an exporter always meets the reference form. So does
+    forward-mode differentiation (``torch.func.jvp``): PyTorch takes no rule for it from a library, and would
+    give zeros without a word.
     """
     device = features.device.type
     if device not in loaded:
         _warn_once(device)
         return None
     if features.dtype not in DTYPES or kernels.dtype not in DTYPES or torch.onnx.is_in_onnx_export():
+        return None
+    if forward_ad._current_level >= 0:
         return None
     return getattr(torch.ops.carafe_plugin, name)
 

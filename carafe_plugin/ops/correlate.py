@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from . import _native, reference
-from ._checks import check_arguments, check_dtypes, check_output, sizes
+from ._checks import check_arguments, check_dtypes, check_output, ints
 
 
 def correlate(
@@ -47,6 +47,6 @@ def correlate(
     """
     check_arguments(features, queries, 'queries', kernel_size, group_size, scale_factor)
     check_dtypes(features, queries, 'queries')
-    check_output(queries, 'queries', sizes(features), scale_factor, False)
+    check_output(queries, 'queries', ints(features.shape), scale_factor, False)
     run = _native.operator('correlate', features, queries) or reference.correlate
     return run(queries, features, kernel_size, group_size, scale_factor)

@@ -3,8 +3,11 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from carafe_plugin.ops._checks import ints
 
 
 class Upsampler(nn.Module):
@@ -109,12 +112,17 @@ def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
         ValueError: the sizes differ by ``scale_factor`` or more.
     """
     height, width = size
-    if not (_fits(up.shape[-2], height, scale_factor) and _fits(up.shape[-1], width, scale_factor)):
+    # As ints: a trace, which is run at other sizes, must hold no decision on them.
+    wanted, rows, columns = ints(size), *ints(up.shape[-2:])
+    if not (_fits(rows, wanted[0], scale_factor) and _fits(columns, wanted[1], scale_factor)):
         raise ValueError(
-            f'a map upsampled by {scale_factor} to {tuple(up.shape[-2:])} does not fit size '
-            f'{(height, width)}: they must differ by less than {scale_factor} pixels'
+            f'a map upsampled by {scale_factor} to {(rows, columns)} does not fit size '
+            f'{wanted}: they must differ by less than {scale_factor} pixels'
         )
-    missing_rows, missing_columns = max(height - up.shape[-2], 0), max(width - up.shape[-1], 0)
+    if _is_exporting():
+        missing_rows = missing_columns = scale_factor  # more than any size lacks: one graph serves all sizes
+    else:
+        missing_rows, missing_columns = max(wanted[0] - rows, 0), max(wanted[1] - columns, 0)
     if missing_rows or missing_columns:
         up = F.pad(up, (0, missing_columns, 0, missing_rows), mode='replicate')
     return up[..., :height, :width]
@@ -138,14 +146,15 @@ def top_down(laterals: Sequence[Tensor], upsamplers: Sequence[Upsampler]) -> lis
     for level in range(len(merged) - 1, 0, -1):
         coarse, fine, upsampler = merged[level], merged[level - 1], upsamplers[level - 1]
         s = upsampler.scale_factor
-        if all(_fits(s * c, f, s) for c, f in zip(coarse.shape[-2:], fine.shape[-2:], strict=True)):
+        coarse_size, fine_size = ints(coarse.shape[-2:]), ints(fine.shape[-2:])
+        if all(_fits(s * c, f, s) for c, f in zip(coarse_size, fine_size, strict=True)):
             merged[level - 1] = upsampler.fuse(coarse, fine)
-        elif coarse.shape[-2:] == fine.shape[-2:]:
+        elif coarse_size == fine_size:
             merged[level - 1] = fine + coarse
         else:
             raise ValueError(
-                f'level {level} of size {tuple(coarse.shape[-2:])} cannot be upsampled by {s} to level '
-                f'{level - 1} of size {tuple(fine.shape[-2:])}'
+                f'level {level} of size {coarse_size} cannot be upsampled by {s} to level '
+                f'{level - 1} of size {fine_size}'
             )
     return merged
 
@@ -194,3 +203,8 @@ def require_scale_factor(name: str, scale_factor: int, only: int) -> None:
 
 def _fits(upsampled: int, wanted: int, scale_factor: int) -> bool:
     return abs(upsampled - wanted) < scale_factor
+
+
+def _is_exporting() -> bool:
+    # torch.compiler.is_exporting came after torch 2.4.
+    return torch.onnx.is_in_onnx_export() or getattr(torch.compiler, 'is_exporting', bool)()
