@@ -9,10 +9,12 @@ from .fpn_carafe import UpsampleFPNCARAFE
 from .mask_head import UpsampleFCNMaskHead
 from .pafpn import UpsamplePAFPN
 from .panoptic_fpn_head import UpsamplePanopticFPNHead
+from .resnet import CarafeResNet
 
 register_upsamplers()
 
 __all__ = [
+    'CarafeResNet',
     'UpsampleCSPNeXtPAFPN',
     'UpsampleFCNMaskHead',
     'UpsampleFPN',
