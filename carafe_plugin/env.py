@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m carafe_plugin.env``: which operators run here, with which instruction set, and why."""
 
+import importlib.metadata
 import os
 import platform
 import sys
+from pathlib import Path
 
 import torch
 
 import carafe_plugin
 
 from .ops import _native
+
+PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation')
 
 
 def describe() -> list[tuple[str, str]]:
@@ -30,6 +34,28 @@ def describe() -> list[tuple[str, str]]:
         why = f'CARAFE_CPU_ISA={wish}' if wish else 'the widest that this processor and this library have'
         lines.append(('instruction set', f'{isa}: {why}'))
     return lines
+
+
+def machine(device: str | None = None) -> str:
+    """The GPU, or where there is none or ``device`` is 'cpu', the CPU and its cores for this process."""
+    if device != 'cpu' and torch.cuda.is_available():
+        return f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'{names[0] if names else platform.processor() or platform.machine()}, {cores} cores'
+
+
+def versions() -> str:
+    """Versions of what a result depends on."""
+    found = [f'Python {platform.python_version()}', f'carafe_plugin {carafe_plugin.__version__}']
+    for package in PACKAGES:
+        try:
+            found.append(f'{package} {importlib.metadata.version(package)}')
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ', '.join(found)
 
 
 if __name__ == '__main__':

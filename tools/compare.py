@@ -1,125 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train one config with several upsamplers and seeds, equal budget each, and tabulate the results.
+"""Train one config with several upsamplers and seeds, equal budget each, and tabulate results and costs.
 
 Every upsample_cfg of the config's model is set to the upsampler's name; the word "stock" sets it to
 None, the operator of the stock class. Each pair of upsampler and seed is a cell, trained by
 tools/train.py in WORK_DIR/UPSAMPLER/seedK. Called again, finished cells are taken over, an
 interrupted one is resumed, and one whose config has changed is trained again from scratch.
 
-The table, mean and sample standard deviation over the seeds of the last validation, goes to
-WORK_DIR/comparison.md, every single number to WORK_DIR/comparison.csv.
+WORK_DIR/comparison.md has the table: mean and sample standard deviation over the seeds of the last
+validation, and for the weights of the first seed parameters, multiply-adds of a forward pass over the
+first validation image, and the median time of an image. comparison.csv has every single number,
+comparison.png the first metric against the time.
 """
 
 import argparse
 import copy
-import csv
 import datetime
-import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from plot_logs import find_key, logged_keys, read_run
+from mmengine.device import get_device
+from plot_logs import TIMES, find_key, logged_keys, read_run
 
 _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
     sys.path.insert(0, str(_ROOT))
 
-import carafe_plugin  # noqa: E402
+from carafe_plugin.analysis import model_cost  # noqa: E402
+from carafe_plugin.analysis.cells import (  # noqa: E402
+    Cell,
+    budget,
+    cell_config,
+    finished_checkpoint,
+    prepare,
+    read_result,
+    set_upsampler,
+    write_atomically,
+)
+from carafe_plugin.analysis.comparison import markdown, plot, write_csv  # noqa: E402
+from carafe_plugin.engine.checkpoint import find_resumable  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
 from carafe_plugin.engine.launch import read_config  # noqa: E402
 from carafe_plugin.engine.preflight import check_config  # noqa: E402
+from carafe_plugin.env import machine, versions  # noqa: E402
 
-TRAIN = Path(__file__).with_name('train.py')
+TRAIN, TEST = (Path(__file__).with_name(f'{name}.py') for name in ('train', 'test'))
 SUFFIXES = ('', '_50', '_75', '_s', '_m', '_l')
 DEFAULT_METRICS = ('bbox_mAP', *(f'segm_mAP{suffix}' for suffix in SUFFIXES), 'mIoU')
+COST_IMAGES = 20
 STATES = {
     'finished': 'finished earlier, taken over',
     'resumed': 'interrupted, goes on',
     'changed': 'its config has changed: starts again, the old run is kept beside it',
     'new': 'starts',
 }
-PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation')
-
-
-@dataclass
-class Cell:
-    """One training run of the comparison."""
-
-    upsampler: str
-    seed: int
-    folder: Path
-    config: str
-
-    @property
-    def config_file(self) -> Path:
-        # Beside the folder: into the folder the Runner writes a copy of its own, under the same name.
-        return self.folder.with_suffix('.py')
-
-    @property
-    def result_file(self) -> Path:
-        return self.folder / 'result.json'
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(self.config.encode()).hexdigest()[:16]
-
-
-def set_upsampler(node: object, name: str) -> int:
-    """Set every ``upsample_cfg`` in a config's model, in place, and count them.
-
-    Arguments of the config's own ``upsample_cfg`` stay where its type is ``name`` already. One without
-    a type is left alone: it is an argument of MMDetection's own FPN, meant for ``F.interpolate``.
-
-    Args:
-        node: the model's dict, or any part of it.
-        name: registered name of an upsampler, or 'stock'.
-    """
-    if isinstance(node, (list, tuple)):
-        return sum(set_upsampler(child, name) for child in node)
-    if not isinstance(node, dict):
-        return 0
-    count = 0
-    for key, child in node.items():
-        if key != 'upsample_cfg':
-            count += set_upsampler(child, name)
-        elif child is None or 'type' in child:
-            count += 1
-            if name == 'stock':
-                node[key] = None
-            elif child is None or child['type'] != name:
-                node[key] = dict(type=name)
-    return count
-
-
-def budget(cfg: Config) -> tuple[int, str]:
-    """Length of the training and what it counts in, 'epoch' or 'iteration'."""
-    if cfg.train_cfg.get('max_epochs'):
-        return cfg.train_cfg.max_epochs, 'epoch'
-    return cfg.train_cfg.max_iters, 'iteration'
-
-
-def cell_config(cfg: Config, upsampler: str, seed: int) -> Config:
-    """The config that one cell trains."""
-    cfg = copy.deepcopy(cfg)
-    set_upsampler(cfg.model, upsampler)
-    cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
-    if budget(cfg)[1] == 'iteration':  # else the log says epoch 0 of every validation
-        hooks = cfg.setdefault('default_hooks', {})
-        logger = {'type': 'LoggerHook', **hooks.get('logger', {})}
-        hooks['logger'] = {**logger, 'log_metric_by_epoch': False}
-    return cfg
 
 
 def check(cfg: Config, upsamplers: list[str]) -> None:
@@ -139,60 +79,40 @@ def check(cfg: Config, upsamplers: list[str]) -> None:
             raise UserError(f'upsampler {name!r} does not fit: {error}') from error
 
 
-def prepare(cell: Cell) -> str:
-    """Bring the cell's folder into the state from which it is to be trained.
-
-    Returns:
-        'finished', 'resumed', 'changed' (there was a run of another config, now renamed) or 'new'.
-
-    Raises:
-        UserError: The folder holds something that is not a cell.
-    """
-    state = 'new'
-    if cell.config_file.exists():
-        if cell.config_file.read_text() == cell.config:
-            if cell.result_file.exists() and read_result(cell)['config_hash'] == cell.hash:
-                return 'finished'
-            return 'resumed' if any(cell.folder.glob('*.pth')) else 'new'
-        if cell.folder.exists():
-            # Hours of training may stand behind it: moved out of the way, never removed.
-            now = datetime.datetime.now().strftime('%Y%m%d_%H%M%S')
-            cell.folder.rename(cell.folder.with_name(f'{cell.folder.name}.until-{now}'))
-            state = 'changed'
-    elif cell.folder.exists() and any(cell.folder.iterdir()):
-        raise UserError(f'{cell.folder} holds something else than a cell of a comparison; remove it')
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(cell.config_file, cell.config)
-    return state
-
-
-def train(cell: Cell, resume: bool, end: int) -> dict:
+def train(cell: Cell, resume: bool, end: int, unit: str, gpus: int) -> dict:
     """Train a cell to its end and write down its result.
 
     Args:
         cell: The cell, its folder prepared.
         resume: Go on from its last checkpoint.
         end: Epoch or iteration of the last validation.
+        unit: Which of both, 'epoch' or 'iteration'.
+        gpus: Processes to train in.
 
     Raises:
         UserError: The training failed, or ended without a validation.
     """
-    command = [sys.executable, str(TRAIN), str(cell.config_file), '--work-dir', str(cell.folder)]
     start = time.monotonic()
-    code = subprocess.run(command + ['--resume'] * resume).returncode
-    if code:
-        raise UserError(f'training of {cell.folder} failed with exit code {code}')
+    # A kill during the last validation leaves a run that has nothing left to train.
+    if not (resume and finished_checkpoint(cell, end, unit)):
+        command = [str(TRAIN), str(cell.config_file), '--work-dir', str(cell.folder), *['--resume'] * resume]
+        if gpus > 1:
+            launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}']
+            command = [*launch, *command, '--launcher', 'pytorch']
+        run(command, f'training of {cell.folder}')
     try:
-        _, val, unit = read_run(cell.folder)
+        _, val, _ = read_run(cell.folder)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not val or val[-1]['step'] != end:
-        raise UserError(f'{cell.folder}: no validation at {unit} {end}; remove it to train again')
+    if val and val[-1]['step'] == end:
+        metrics = {key: val[-1][key] for key in logged_keys(val[-1:])}
+    else:
+        metrics = validate(cell, end, unit)
     result = dict(
         upsampler=cell.upsampler,
         seed=cell.seed,
         config_hash=cell.hash,
-        metrics={key: val[-1][key] for key in logged_keys(val[-1:])},
+        metrics=metrics,
         seconds=round(time.monotonic() - start, 1),
         resumed=resume,
         machine=machine(),
@@ -202,38 +122,50 @@ def train(cell: Cell, resume: bool, end: int) -> dict:
     return result
 
 
-def read_result(cell: Cell) -> dict:
-    """The result of a finished cell."""
-    return json.loads(cell.result_file.read_text())
+def validate(cell: Cell, end: int, unit: str) -> dict[str, float]:
+    """Evaluate the last checkpoint of a trained cell by tools/test.py on the validation data.
+
+    Raises:
+        UserError: There is no checkpoint of the end of the training, or the evaluation failed.
+    """
+    checkpoint = finished_checkpoint(cell, end, unit)
+    if checkpoint is None:
+        raise UserError(f'{cell.folder}: no validation at {unit} {end}; remove it to train again')
+    cfg = Config.fromfile(cell.config_file)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.setdefault('test_cfg', dict(type='TestLoop'))
+    folder = cell.folder / 'validation'
+    folder.mkdir(exist_ok=True)
+    cfg.dump(folder / 'config.py')
+    command = [str(TEST), str(folder / 'config.py'), str(checkpoint), '--work-dir', str(folder)]
+    run(command, f'validation of {cell.folder}')
+    file = max(folder.glob('*/*.json'), key=lambda file: file.stat().st_mtime_ns)
+    metrics = json.loads(file.read_text())
+    return {key: value for key, value in metrics.items() if key not in TIMES}
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either there as a whole or not at all."""
-    part = path.with_name(path.name + '.part')
-    part.write_text(text)
-    os.replace(part, path)
+def run(command: list[str], what: str) -> None:
+    """Call one of the tools.
+
+    Raises:
+        UserError: It failed.
+    """
+    code = subprocess.run([sys.executable, *command], check=False).returncode
+    if code:
+        raise UserError(f'{what} failed with exit code {code}')
 
 
-def machine() -> str:
-    """The GPU, or the CPU and the number of cores that this process may use."""
-    if torch.cuda.is_available():
-        return f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return f'{names[0] if names else platform.processor() or platform.machine()}, {cores} cores'
-
-
-def versions() -> str:
-    """Versions of what a result depends on."""
-    found = [f'Python {platform.python_version()}', f'carafe_plugin {carafe_plugin.__version__}']
-    for package in PACKAGES:
-        try:
-            found.append(f'{package} {importlib.metadata.version(package)}')
-        except importlib.metadata.PackageNotFoundError:
+def measure_costs(cells: list[Cell]) -> dict[str, model_cost.Cost]:
+    """Cost of each upsampler's model with the weights of its first seed, all in turns."""
+    models, images = {}, []
+    for cell in cells:
+        checkpoint, _ = find_resumable(cell.folder)
+        if cell.upsampler in models or checkpoint is None:  # finished, then removed by its owner
             continue
-    return ', '.join(found)
+        cfg = Config.fromfile(cell.config_file)
+        models[cell.upsampler] = model_cost.load_model(cfg, checkpoint)
+        images = images or model_cost.validation_images(cfg, COST_IMAGES)
+    return model_cost.costs(models, images) if models else {}
 
 
 def choose_metrics(results: list[dict], names: list[str] | None) -> list[str]:
@@ -252,45 +184,7 @@ def choose_metrics(results: list[dict], names: list[str] | None) -> list[str]:
     return list(chosen.values())
 
 
-def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for the spread of a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def markdown(results: list[dict], metrics: list[str], facts: dict[str, str]) -> str:
-    """The table, one row per upsampler, under a list of facts about the runs."""
-    rows = [['upsampler', 'n', *(key.split('/')[-1] for key in metrics)]]
-    for name in dict.fromkeys(r['upsampler'] for r in results):
-        of_name = [r['metrics'] for r in results if r['upsampler'] == name]
-        row = [name, str(len(of_name))]
-        for key in metrics:
-            mean, spread = mean_and_spread([metric[key] for metric in of_name])
-            text = f'{mean:.3f}' if spread is None else f'{mean:.3f} ± {spread:.3f}'
-            row.append('-' if mean == -1 else text)  # COCO's AP where there are no such objects
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in rows]
-    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-    return '\n'.join([*(f'- {k}: {v}' for k, v in facts.items()), '', *lines, ''])
-
-
-def write_csv(path: Path, results: list[dict], facts: dict[str, str]) -> None:
-    """Write every metric of every cell and each upsampler's mean and spread; facts as comments."""
-    keys = list(results[0]['metrics'])
-    with open(path, 'w', newline='') as file:
-        file.writelines(f'# {k}: {v}\n' for k, v in facts.items())
-        writer = csv.writer(file)
-        writer.writerow(['upsampler', 'seed', *keys])
-        for r in results:
-            writer.writerow([r['upsampler'], r['seed'], *(r['metrics'][key] for key in keys)])
-        for name in dict.fromkeys(r['upsampler'] for r in results):
-            of_name = [r['metrics'] for r in results if r['upsampler'] == name]
-            columns = [mean_and_spread([metric[key] for metric in of_name]) for key in keys]
-            writer.writerow([name, 'mean', *(f'{mean:.6g}' for mean, _ in columns)])
-            writer.writerow([name, 'std', *('' if s is None else f'{s:.6g}' for _, s in columns)])
-
-
-def facts_of(results: list[dict], argv: list[str], end: str) -> dict[str, str]:
+def facts_of(results: list[dict], argv: list[str], end: str, device: str) -> dict[str, str]:
     """What a reader must know about the runs behind the table."""
     seconds = sum(r['seconds'] for r in results)
     resumed = sum(r['resumed'] for r in results)
@@ -298,6 +192,8 @@ def facts_of(results: list[dict], argv: list[str], end: str) -> dict[str, str]:
     return {
         'command': f'`python tools/compare.py {shlex.join(argv)}`',
         'numbers': f'validation at {end}, mean ± sample standard deviation over n seeds',
+        'cost': f'weights of the first seed; time of one image on {device}, median of {COST_IMAGES}, '
+        f'{torch.get_num_threads()} threads, pre- and post-processing included',
         'date': datetime.date.today().isoformat(),
         'wall time': f'{seconds / 60:.1f} min of training, {len(results)} in all{note}',
         'machine': '; '.join(dict.fromkeys(r['machine'] for r in results)),
@@ -321,6 +217,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         '--seeds', default=[0], type=lambda s: list(dict.fromkeys(map(int, s.split(',')))),
         metavar='0,1', help='default: 0',
     )  # fmt: skip
+    parser.add_argument('--gpus', type=int, default=1, help='processes of each training (default: 1)')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/CONFIG')
     parser.add_argument('--metrics', nargs='+', help='columns of the table, such as segm_mAP')
     parser.add_argument(
@@ -348,14 +245,17 @@ def compare(argv: list[str] | None) -> None:
         title = f'cell {i} of {len(cells)}: {cell.upsampler}, seed {cell.seed}'
         print(f'{title} ({cell.folder}) {STATES[state]}', flush=True)
         done = state == 'finished'
-        results.append(read_result(cell) if done else train(cell, state == 'resumed', end))
+        results.append(read_result(cell) if done else train(cell, state == 'resumed', end, unit, args.gpus))
         choose_metrics(results, args.metrics)  # a misspelt one is told after the first cell, not the last
 
-    facts = facts_of(results, argv, f'{unit} {end}')
-    write_csv(work_dir / 'comparison.csv', results, facts)
-    text = markdown(results, choose_metrics(results, args.metrics), facts)
+    metrics = choose_metrics(results, args.metrics)
+    costs = measure_costs(cells)
+    facts = facts_of(results, argv, f'{unit} {end}', get_device())
+    write_csv(work_dir / 'comparison.csv', results, facts, costs)
+    text = markdown(results, metrics, facts, costs)
     write_atomically(work_dir / 'comparison.md', text)
-    print(f'\n{text}\n-> {work_dir / "comparison.md"}, comparison.csv')
+    plot(work_dir / 'comparison.png', results, metrics[0], costs, f'validation at {unit} {end}')
+    print(f'\n{text}\n-> {work_dir / "comparison.md"}, comparison.csv, comparison.png')
 
 
 def main(argv: list[str] | None = None) -> None:

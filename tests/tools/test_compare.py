@@ -9,6 +9,7 @@ import statistics
 import pytest
 from mmengine.config import Config
 
+from carafe_plugin.analysis.model_cost import Cost
 from carafe_plugin.engine.checkpoint import read_checkpoint
 from carafe_plugin.engine.errors import UserError
 from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
@@ -19,6 +20,8 @@ default_scope = 'mmdet'
 model = dict(type='UpsampleFPN', in_channels=[4, 8], out_channels=4, num_outs=2,
              upsample_cfg=dict(type='carafe', up_kernel=3))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=20)
+val_dataloader = dict()
+val_evaluator = dict()
 """
 # Stands in for tools/train.py. Its scores depend on the cell, and it dies if the file `dies` names the seed.
 TRAIN = """
@@ -36,6 +39,10 @@ logs.mkdir(parents=True, exist_ok=True)
 (work_dir / 'iter_10.pth').touch()
 if str(seed) in (root / 'dies').read_text().split():
     sys.exit(3)
+if str(seed) in (root / 'dies_late').read_text().split():
+    import torch
+    torch.save(dict(meta=dict(iter=20), message_hub={}, state_dict={}), work_dir / 'iter_20.pth')
+    config['train_cfg']['max_iters'] = 10
 ap = config.get('score', 0.2) + 0.1 * seed + 0.05 * (upsampler == 'carafe')
 steps = range(10, config['train_cfg']['max_iters'] - config.get('early', 0) + 1, 10)
 with open(logs / 'scalars.json', 'w') as file:
@@ -43,7 +50,22 @@ with open(logs / 'scalars.json', 'w') as file:
         print(json.dumps({'loss': 1.0, 'iter': step, 'step': step}), file=file)
         line = {'coco/bbox_mAP': ap / 2, 'coco/segm_mAP': ap * step / 20, 'coco/AR@100': 0.5, 'time': 1.0}
         print(json.dumps({**line, 'step': step}), file=file)
+if config['train_cfg']['max_iters'] == 10:
+    sys.exit(3)
 """
+# Stands in for tools/test.py.
+TEST = """
+import json, sys
+from pathlib import Path
+assert 'test_evaluator' in Path(sys.argv[1]).read_text()
+folder = Path(sys.argv[4]) / '20250102_000000'
+folder.mkdir(parents=True)
+with open(Path(__file__).parent / 'calls', 'a') as calls:
+    calls.write(f'test {Path(sys.argv[2]).name}\\n')
+metrics = {'coco/bbox_mAP': 0.1, 'coco/segm_mAP': 0.3, 'coco/AR@100': 0.5, 'time': 1.0, 'data_time': 0.0}
+(folder / '20250102_000000.json').write_text(json.dumps(metrics))
+"""
+COSTS = dict(stock=Cost(40_000_000, 2 * 10**9, 50.0), carafe=Cost(40_074_148, 3 * 10**9, 60.0))
 
 
 @pytest.fixture
@@ -51,9 +73,13 @@ def compare(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     module = load_tool('compare')
     (tmp_path / 'train.py').write_text(TRAIN)
+    (tmp_path / 'test.py').write_text(TEST)
     (tmp_path / 'config.py').write_text(CONFIG)
     (tmp_path / 'dies').touch()
+    (tmp_path / 'dies_late').touch()
     monkeypatch.setattr(module, 'TRAIN', tmp_path / 'train.py')
+    monkeypatch.setattr(module, 'TEST', tmp_path / 'test.py')
+    monkeypatch.setattr(module, 'measure_costs', lambda cells: COSTS)
     monkeypatch.chdir(tmp_path)
 
     def call(*more, upsamplers='stock,carafe', seeds='0,1'):
@@ -78,9 +104,11 @@ def test_table_of_mean_and_spread(compare, tmp_path):
         [cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines() if line[:1] == '|'
     ]
     spread = statistics.stdev([0.2, 0.3])
-    assert table[0] == ['upsampler', 'n', 'bbox_mAP', 'segm_mAP']
-    assert table[2] == ['stock', '2', f'0.125 ± {spread / 2:.3f}', f'0.250 ± {spread:.3f}']
-    assert table[3] == ['carafe', '2', f'0.150 ± {spread / 2:.3f}', f'0.300 ± {spread:.3f}']
+    costs = ['params (M)', 'GMAC', 'GFLOP (2 per MAC)', 'ms / image']
+    assert table[0] == ['upsampler', 'n', 'bbox_mAP', 'segm_mAP', *costs]
+    assert table[2][:4] == ['stock', '2', f'0.125 ± {spread / 2:.3f}', f'0.250 ± {spread:.3f}']
+    assert table[3][:4] == ['carafe', '2', f'0.150 ± {spread / 2:.3f}', f'0.300 ± {spread:.3f}']
+    assert table[3][4:] == ['40.074', '3.000', '6.000', '60.0']
 
     lines = (tmp_path / 'work' / 'comparison.csv').read_text().splitlines()
     rows = list(csv.DictReader(line for line in lines if line[0] != '#'))
@@ -88,6 +116,7 @@ def test_table_of_mean_and_spread(compare, tmp_path):
         ('stock', '0'), ('stock', '1'), ('carafe', '0'), ('carafe', '1'),
     ]  # fmt: skip
     assert [float(row['coco/segm_mAP']) for row in rows[:4]] == pytest.approx([0.2, 0.3, 0.25, 0.35])
+    assert (rows[6]['seed'], rows[6]['parameters'], rows[6]['macs']) == ('mean', '40074148', '3000000000')
     assert (rows[5]['seed'], float(rows[5]['coco/segm_mAP'])) == ('std', pytest.approx(spread, abs=1e-6))
 
 
@@ -115,6 +144,18 @@ def test_an_interrupted_cell_is_resumed(compare, tmp_path, capsys):
     compare()
     assert calls(tmp_path) == ['None 1 --resume', 'carafe 0', 'carafe 1']
     assert 'before the interruption of 1' in (tmp_path / 'work' / 'comparison.md').read_text()
+
+
+def test_a_cell_killed_in_its_last_validation_is_evaluated(compare, tmp_path):
+    (tmp_path / 'dies_late').write_text('1')
+    with pytest.raises(SystemExit, match='1'):
+        compare(upsamplers='stock')
+    compare(upsamplers='stock')
+    assert calls(tmp_path) == ['test iter_20.pth']
+    result = json.loads((tmp_path / 'work' / 'stock' / 'seed1' / 'result.json').read_text())
+    assert result['metrics'] == {'coco/bbox_mAP': 0.1, 'coco/segm_mAP': 0.3, 'coco/AR@100': 0.5}
+    compare(upsamplers='stock')
+    assert calls(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -176,14 +217,34 @@ def test_trains_detectors(tmp_path, monkeypatch):
     module = load_tool('compare')
     config = write_detector_config(tmp_path / 'config.py', write_coco(tmp_path / 'data', images=2))
     work = tmp_path / 'work'
-    module.main([str(config), '--upsamplers', 'stock,carafe', '--work-dir', str(work)])
-    results = [
-        json.loads((work / name / 'seed0' / 'result.json').read_text()) for name in ('stock', 'carafe')
-    ]
-    assert all('coco/segm_mAP' in result['metrics'] for result in results)
-    keys = [stored_keys(work / name / 'seed0') for name in ('stock', 'carafe')]
+    arguments = [str(config), '--upsamplers', 'stock,carafe', '--work-dir', str(work)]
+    module.main(arguments)
+    folders = {name: work / name / 'seed0' for name in ('stock', 'carafe')}
+    results = {name: json.loads((folder / 'result.json').read_text()) for name, folder in folders.items()}
+    assert all('coco/segm_mAP' in result['metrics'] for result in results.values())
+    keys = [stored_keys(folder) for folder in folders.values()]
     assert not any('content_encoder' in key for key in keys[0])
     assert sum('content_encoder.weight' in key for key in keys[1]) == 4
+    assert (work / 'comparison.png').stat().st_size > 1000
+
+    lines = [line for line in (work / 'comparison.csv').read_text().splitlines() if line[0] != '#']
+    means = {row['upsampler']: row for row in csv.DictReader(lines) if row['seed'] == 'mean'}
+    parameters = {
+        name: sum(p.numel() for p in read_checkpoint(folder / 'epoch_1.pth')['state_dict'].values())
+        for name, folder in folders.items()
+    }
+    for name, row in means.items():  # the checkpoint counts the running statistics of batch norm too
+        assert 0 < parameters[name] - int(row['parameters']) < 0.2 * parameters[name]
+        assert int(row['macs']) > 0 and float(row['latency_ms']) > 0
+    assert int(means['carafe']['macs']) > int(means['stock']['macs'])
+
+    # As a kill in the last validation leaves it: nothing to train, nothing evaluated.
+    (folders['carafe'] / 'result.json').unlink()
+    for log in folders['carafe'].glob('*/vis_data/scalars.json'):
+        log.write_text(''.join(line for line in log.open() if 'mAP' not in line))
+    module.main(arguments)
+    again = json.loads((folders['carafe'] / 'result.json').read_text())
+    assert again['metrics'] == pytest.approx(results['carafe']['metrics'])
 
 
 def stored_keys(folder):

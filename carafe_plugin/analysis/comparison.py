@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table, file and picture of runs that differ in their upsampler and seed."""
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .model_cost import Cost
+
+COST_COLUMNS = ('params (M)', 'GMAC', 'GFLOP (2 per MAC)', 'ms / image')
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for the spread of a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def by_upsampler(results: Sequence[dict]) -> dict[str, list[dict]]:
+    """The metrics of each upsampler's runs, in the order in which the upsamplers come."""
+    found: dict[str, list[dict]] = {}
+    for result in results:
+        found.setdefault(result['upsampler'], []).append(result['metrics'])
+    return found
+
+
+def markdown(
+    results: Sequence[dict], metrics: Sequence[str], facts: Mapping[str, str], costs: Mapping[str, Cost]
+) -> str:
+    """The table, one row per upsampler, under a list of facts about the runs."""
+    rows = [['upsampler', 'n', *(key.split('/')[-1] for key in metrics), *COST_COLUMNS]]
+    for name, found in by_upsampler(results).items():
+        row = [name, str(len(found))]
+        for key in metrics:
+            mean, spread = mean_and_spread([metric[key] for metric in found])
+            text = f'{mean:.3f}' if spread is None else f'{mean:.3f} ± {spread:.3f}'
+            row.append('-' if mean == -1 else text)  # COCO's AP where there are no such objects
+        rows.append(row + _cost_cells(costs.get(name)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in rows]
+    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
+    return '\n'.join([*(f'- {k}: {v}' for k, v in facts.items()), '', *lines, ''])
+
+
+def write_csv(
+    path: Path, results: Sequence[dict], facts: Mapping[str, str], costs: Mapping[str, Cost]
+) -> None:
+    """Write every metric of every run, each upsampler's mean, spread and cost; facts as comments."""
+    keys = list(results[0]['metrics'])
+    with open(path, 'w', newline='') as file:
+        file.writelines(f'# {k}: {v}\n' for k, v in facts.items())
+        writer = csv.writer(file)
+        writer.writerow(['upsampler', 'seed', *keys, 'parameters', 'macs', 'latency_ms'])
+        for r in results:
+            writer.writerow([r['upsampler'], r['seed'], *(r['metrics'][key] for key in keys), '', '', ''])
+        for name, found in by_upsampler(results).items():
+            columns = [mean_and_spread([metric[key] for metric in found]) for key in keys]
+            cost = costs.get(name)
+            spent = [cost.parameters, cost.macs, f'{cost.latency:.6g}'] if cost else [''] * 3
+            writer.writerow([name, 'mean', *(f'{mean:.6g}' for mean, _ in columns), *spent])
+            writer.writerow([name, 'std', *('' if s is None else f'{s:.6g}' for _, s in columns), '', '', ''])
+
+
+def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, Cost], title: str) -> None:
+    """Draw a metric against the latency, a point per upsampler, its spread as a bar."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
+    for name, found in by_upsampler(results).items():
+        if name not in costs:
+            continue
+        mean, spread = mean_and_spread([metrics[metric] for metrics in found])
+        point = costs[name].latency, 100 * mean
+        ax.errorbar(*point, yerr=None if spread is None else 100 * spread, fmt='o', ms=6, capsize=3)
+        ax.annotate(name, point, xytext=(6, 4), textcoords='offset points')
+    ax.set(title=title, xlabel='latency, ms per image', ylabel=f'{metric.split("/")[-1]}, %')
+    ax.margins(0.15)
+    ax.grid(alpha=0.3, lw=0.6)
+    ax.spines[['top', 'right']].set_visible(False)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def _cost_cells(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return ['-'] * len(COST_COLUMNS)
+    macs = cost.macs / 1e9
+    return [f'{cost.parameters / 1e6:.3f}', f'{macs:.3f}', f'{2 * macs:.3f}', f'{cost.latency:.1f}']
