@@ -59,6 +59,10 @@ class A2U(GuidedUpsampler):
             layer.reset_parameters()
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        return carafe(x, self.kernels(x, guide), KERNEL, 1, 2)
+
+    def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """The normalised kernels (N, 9, 2*H, 2*W) that reassemble ``x``."""
         guide = self.match_guide(x, guide)
         windows = self.windows(F.adaptive_avg_pool2d(guide, WINDOW))  # [N, 2, 6, 6]
         u, v = (
@@ -67,8 +71,7 @@ class A2U(GuidedUpsampler):
         )
         affinity = (u * v).sum(1, keepdim=True) / math.sqrt(self.guide_channels)  # [N, 1, H, W]
         logits = affinity * self.spread(F.adaptive_avg_pool2d(guide, 1))  # [N, 36, H, W]
-        masks = pixel_shuffle(logits, 2).sigmoid().softmax(1)
-        return carafe(x, masks, KERNEL, 1, 2)
+        return pixel_shuffle(logits, 2).sigmoid().softmax(1)
 
 
 def _convolve(guide: Tensor, windows: Tensor) -> Tensor:  # [N, C, 2*H, 2*W], [N, 6, 6] -> [N, C, H, W]

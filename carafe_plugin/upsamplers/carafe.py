@@ -86,15 +86,23 @@ class CARAFE(Upsampler):
         nn.init.zeros_(self.content_encoder.bias)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        logits = self.content_encoder(self.channel_compressor(x))
         sizes = self.up_kernel, self.up_group, self.scale_factor
+        if self.normalizer == 'softmax':  # in one pass with the normalisation
+            return carafe_softmax(x, self._logits(x), *sizes)
+        return carafe(x, self.kernels(x), *sizes)
+
+    def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """The normalised kernels (N, G*k*k, s*H, s*W) that reassemble ``x``."""
+        entries = pixel_shuffle(self._logits(x), self.scale_factor).unflatten(1, (self.up_group, -1))
         if self.normalizer == 'softmax':
-            return carafe_softmax(x, logits, *sizes)
-        masks = pixel_shuffle(logits, self.scale_factor).sigmoid()
+            return entries.softmax(2).flatten(1, 2)
+        entries = entries.sigmoid()
         if self.normalizer == 'sigmoid_normalized':
-            entries = masks.unflatten(1, (self.up_group, self.up_kernel**2))
-            masks = (entries / entries.sum(2, keepdim=True)).flatten(1, 2)
-        return carafe(x, masks, *sizes)
+            entries = entries / entries.sum(2, keepdim=True)
+        return entries.flatten(1, 2)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.content_encoder(self.channel_compressor(x))
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, up_kernel={self.up_kernel}, up_group={self.up_group}'

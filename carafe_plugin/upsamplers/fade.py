@@ -91,6 +91,11 @@ class FADE(GuidedUpsampler):
         up = self._upsample(x, guide)
         return up if self.gate is None else self._mix(up, self._open(x), guide)
 
+    def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """The normalised kernels (N, k*k, s*H, s*W) that reassemble ``x``."""
+        logits = self.content_encoder(self.guide_compressor(self.match_guide(x, guide)))
+        return (logits + self._enlarge(self.content_encoder(self.channel_compressor(x)))).softmax(1)
+
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         if self.gate is None:
             return super().fuse(x, guide)
@@ -99,9 +104,7 @@ class FADE(GuidedUpsampler):
         return self._mix(fit(up, size, self.scale_factor), fit(gate, size, self.scale_factor), guide)
 
     def _upsample(self, x: Tensor, guide: Tensor) -> Tensor:
-        logits = self.content_encoder(self.guide_compressor(guide))
-        logits = logits + self._enlarge(self.content_encoder(self.channel_compressor(x)))
-        return carafe(x, logits.softmax(1), self.up_kernel, 1, self.scale_factor)
+        return carafe(x, self.kernels(x, guide), self.up_kernel, 1, self.scale_factor)
 
     def _open(self, x: Tensor) -> Tensor:  # [N, 1, s*H, s*W]
         return self._enlarge(self.gate(x)).sigmoid()

@@ -92,6 +92,10 @@ class SAPA(GuidedUpsampler):
                 layer.reset_parameters()
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        return carafe(x, self.kernels(x, guide), self.up_kernel, 1, self.scale_factor)
+
+    def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """The normalised kernels (N, k*k, s*H, s*W) that reassemble ``x``."""
         queries, keys = self.guide_norm(self.match_guide(x, guide)), self.norm(x)
         if self.similarity == 'gated':
             gate = self._enlarge(self.gate(keys).sigmoid())
@@ -99,8 +103,7 @@ class SAPA(GuidedUpsampler):
             keys = self.key(keys)
         elif self.similarity == 'bilinear':
             queries, keys = self.query(queries), self.key(keys)
-        logits = correlate(queries, keys, self.up_kernel, 1, self.scale_factor)
-        return carafe(x, logits.softmax(1), self.up_kernel, 1, self.scale_factor)
+        return correlate(queries, keys, self.up_kernel, 1, self.scale_factor).softmax(1)
 
     def _enlarge(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')
