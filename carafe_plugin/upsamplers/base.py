@@ -82,13 +82,14 @@ class GuidedUpsampler(Upsampler):
             raise ValueError(f'{name} needs a guide, a finer map: call it as upsampler(x, guide)')
         require_channels('x', x, self.in_channels)
         require_channels('guide', guide, self.guide_channels)
-        height, width = s * x.shape[-2], s * x.shape[-1]
-        fits = _fits(height, guide.shape[-2], s) and _fits(width, guide.shape[-1], s)
-        if not fits or guide.shape[0] != x.shape[0]:
+        (images, _, rows, columns), got = ints(x.shape), ints(guide.shape)
+        wanted = (images, self.guide_channels, s * rows, s * columns)
+        if got[0] != images or not (_fits(wanted[2], got[2], s) and _fits(wanted[3], got[3], s)):
             raise ValueError(
-                f'the guide of {name} must have about {s} times the size of x, (N, C, h, w) = '
-                f'{(x.shape[0], self.guide_channels, height, width)}, got {tuple(guide.shape)}'
+                f'the guide of {name} must have about {s} times the size of x, '
+                f'(N, C, h, w) = {wanted}, got {got}'
             )
+        height, width = s * x.shape[-2], s * x.shape[-1]
         return fit(guide, (height, width), s)
 
 
@@ -191,8 +192,9 @@ def require_divisible(name: str, value: int, divisor_name: str, divisor: int) ->
 
 def require_channels(name: str, x: Tensor, channels: int) -> None:
     """Raise a ValueError unless the map has this many channels."""
-    if x.dim() != 4 or x.shape[1] != channels:
-        raise ValueError(f'{name} must have shape (N, {channels}, H, W), got {tuple(x.shape)}')
+    shape = ints(x.shape)
+    if len(shape) != 4 or shape[1] != channels:
+        raise ValueError(f'{name} must have shape (N, {channels}, H, W), got {shape}')
 
 
 def require_scale_factor(name: str, scale_factor: int, only: int) -> None:
