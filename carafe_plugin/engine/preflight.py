@@ -6,6 +6,7 @@ import copy
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from .coco_files import check_coco_dataset, check_coco_file
 from .errors import UserError
@@ -39,7 +40,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
                 file = evaluator.get('ann_file')
                 if is_coco_metric(evaluator) and isinstance(file, str) and not evaluator.get('backend_args'):
                     check_coco_file(file, f'{split}_evaluator.ann_file', scored)
-        _check_model(cfg)
+        build_model(cfg)
 
 
 def as_list(evaluators: dict | list | None) -> list[dict]:
@@ -66,12 +67,17 @@ def _check_amp(cfg: Config) -> None:
         raise UserError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and torch finds none here')
 
 
-def _check_model(cfg: Config) -> None:
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config, in the registry scope that is set.
+
+    Raises:
+        UserError: it cannot be built; names the cause.
+    """
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     try:
-        MODELS.build(model)
+        return MODELS.build(model)
     except (KeyError, TypeError, ValueError) as error:
         # str() of a KeyError quotes its text.
         cause = error.args[0] if isinstance(error, KeyError) and error.args else error
