@@ -18,7 +18,8 @@ import mmcv
 import numpy as np
 import torch
 from demo import load_model
-from mmengine.dataset import Compose, pseudo_collate
+from mmcv.transforms import Compose
+from mmengine.dataset import pseudo_collate
 
 _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
@@ -205,10 +206,10 @@ def visualize(argv: list[str] | None) -> None:
     steps = find_steps(model, inputs)[::-1]  # necks go from coarse to fine
     if not 0 <= args.level < len(steps):
         raise UserError(f'--level must be between 0 and {len(steps) - 1}, got {args.level}')
-    args.out.mkdir(parents=True, exist_ok=True)
-    draw_features(steps, args.out / 'features.png')
     linked = chain(steps, steps[args.level])
     points = choose_points(args.points, picture, scale, linked[0].size)
+    args.out.mkdir(parents=True, exist_ok=True)
+    draw_features(steps, args.out / 'features.png')
     drawn = ['features.png']
     if all(hasattr(step.upsampler, 'kernels') for step in linked):
         draw_kernels(picture, linked, points, args.out / 'kernels.png')

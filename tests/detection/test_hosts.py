@@ -105,6 +105,14 @@ def test_equals_the_stock_host(patched, name, upsample_cfg):
         assert all(torch.equal(a, b) for a, b in zip(outs, expected, strict=True))
 
 
+def test_bilinear_equals_fpn_carafes():
+    stock = MODELS.build(dict(type='FPN_CARAFE', **FPN, upsample_cfg=dict(type='bilinear')))
+    ours = build('UpsampleFPNCARAFE', dict(type='bilinear'))
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x = inputs('UpsampleFPNCARAFE', odd=True)
+    assert all(torch.equal(a, b) for a, b in zip(ours(x), stock(x), strict=True))
+
+
 def cells():
     """Every host with every fitting upsampler; CI runs FPN with all and the other hosts with two."""
     for host, (_, has_guide, *_) in HOSTS.items():
