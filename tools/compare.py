@@ -90,7 +90,7 @@ def train(cell: Cell, resume: bool, end: int, unit: str, gpus: int) -> dict:
         gpus: Processes to train in.
 
     Raises:
-        UserError: The training failed, or ended without a validation.
+        UserError: The training failed, or ended without a validation or a metric.
     """
     start = time.monotonic()
     # A kill during the last validation leaves a run that has nothing left to train.
@@ -108,6 +108,8 @@ def train(cell: Cell, resume: bool, end: int, unit: str, gpus: int) -> dict:
         metrics = {key: val[-1][key] for key in logged_keys(val[-1:])}
     else:
         metrics = validate(cell, end, unit)
+    if not metrics:  # mmdet's COCO metric of a detector that finds nothing
+        raise UserError(f'{cell.folder}: the validation at {unit} {end} gave no metric, not even zeros')
     result = dict(
         upsampler=cell.upsampler,
         seed=cell.seed,
