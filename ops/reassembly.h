@@ -13,10 +13,14 @@
 
 #ifdef __CUDACC__
 #define CARAFE_HD static __host__ __device__ __forceinline__
+#define CARAFE_HD_MEMBER __host__ __device__
+#define CARAFE_HD_STATIC static __host__ __device__
 #else
 // Internal linkage: each instruction set compiles its own copy, and the linker
 // must never be free to keep the AVX-512 one for everybody.
 #define CARAFE_HD static inline __attribute__((always_inline, unused))
+#define CARAFE_HD_MEMBER
+#define CARAFE_HD_STATIC static
 #endif
 
 namespace carafe {
@@ -54,6 +58,13 @@ CARAFE_HD int64_t cells(int64_t size, int64_t scale_factor) {
 CARAFE_HD int64_t
 tap_position(int64_t cell, int64_t step, int64_t tap, int64_t radius) {
   return cell * step + tap - radius;
+}
+
+// The tap with which `cell` reads feature coordinate `position`; outside
+// 0 .. k-1 where it does not.
+CARAFE_HD int64_t
+tap_at(int64_t position, int64_t cell, int64_t step, int64_t radius) {
+  return position - cell * step + radius;
 }
 
 // First and last cell with a tap on feature coordinate `position`, not yet

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax, reference
-from tests.ops.test_native import LAYOUTS, make_inputs
+from tests.ops.native_cases import LAYOUTS, make_inputs
 
 needs_native = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'

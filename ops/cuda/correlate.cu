@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// B for dense rows: the masks' gradient, a sum over channels, and with softmax
+// on to the gradient of the logits.
+#include "planar.cuh"
+
+namespace carafe {
+namespace {
+
+// P * (gradient - <P, gradient>) for one phase, in place; P is computed anew.
+template <int K, int S>
+CARAFE_DEVICE void softmax_backward(
+    float* gradient, // [K*K]
+    const WeightView& logits,
+    int64_t offset,
+    int phase) {
+  CellWeights<K, 1> w;
+  load_weights<K, S, 1>(w, logits, true, true, offset, phase);
+  float dot = 0;
+#pragma unroll
+  for (int t = 0; t < K * K; ++t)
+    dot += w[t][0] * gradient[t];
+#pragma unroll
+  for (int t = 0; t < K * K; ++t)
+    gradient[t] = w[t][0] * (gradient[t] - dot);
+}
+
+template <int K, int S>
+CARAFE_DEVICE void
+write_gradient(const Problem& p, const Block& block, int y, int x, int phase, float* gradient) {
+  if (p.softmax)
+    softmax_backward<K, S>(gradient, p.weights, weight_offset(p.weights, block, y, x), phase);
+  const WeightView& g = p.grad_weights;
+  const int64_t offset =
+      weight_offset(g, block, y, x) + phase / S * g.phase_row + phase % S * g.phase_column;
+#pragma unroll
+  for (int t = 0; t < K * K; ++t)
+    store(g.data, offset + t * g.entry, g.dtype, gradient[t]);
+}
+
+// A thread owns a cell and its K*K*S*S sums; the gradient of the output comes
+// straight from global memory, each value read by one thread. kSlices = 1: the
+// block is a tile of 128 cells. kSlices = 4, for small maps: a tile of 32, each
+// warp takes a quarter of the channels, and the sums meet in shared memory,
+// always in the order of the warps.
+template <int K, int S, typename T, int kSlices>
+__global__ void __launch_bounds__(kPlanarThreads, 3) correlate_planar_kernel(const PlanarParams a) {
+  CARAFE_SHARED(shared);
+  constexpr int kCells = kPlanarThreads / kSlices;
+  const Problem& p = a.problem;
+  const Tile& tile = a.tile;
+  const Block block = block_at(a, 1);
+  const int cell = int(threadIdx.x) % kCells, slice = int(threadIdx.x) / kCells;
+  int row = cell / tile.width, column = cell % tile.width;
+  const int y = block.y + row, x = block.x + column;
+  const bool exists = row < tile.height && y < p.cells_h && x < p.cells_w;
+  if (!exists)
+    row = column = 0;
+
+  FeaturePipe<T, kSlices> pipe(a, block, shared);
+  const int left = a.group_channels - slice * a.split_channels;
+  const int own = left < a.split_channels ? left : a.split_channels; // channels, perhaps none
+  const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0] +
+      (block.group * a.group_channels + (own > 0 ? slice * a.split_channels : 0)) * p.output.stride[1];
+  OutputPipe<S, T> output{
+      reinterpret_cast<T*>(shared + FeaturePipe<T, kSlices>::shared_floats(tile)),
+      exists ? source + y * S * p.output.stride[2] + x * S : source,
+      p.output.stride[2], p.output.stride[1], a.together, exists};
+  for (int c = 0; c < kStages - 1; ++c) {
+    output.fetch(c, c < own);
+    pipe.fetch(c);
+  }
+  const int corner = slice * tile.area + row * tile.pitch + column + tile.margin - K / 2;
+  float sum[K * K][S * S] = {};
+#pragma unroll 1
+  for (int c = 0; c < a.split_channels; ++c) {
+    pipe.arrive(c);
+    float grad[S * S];
+    output.read(c, grad, p.output.dtype);
+    output.fetch(c + kStages - 1, c + kStages - 1 < own);
+    pipe.fetch(c + kStages - 1);
+    const float* features = pipe.tiles(c) + corner;
+#pragma unroll
+    for (int i = 0; i < K; ++i)
+#pragma unroll
+      for (int j = 0; j < K; ++j) {
+        const float feature = features[i * tile.pitch + j];
+#pragma unroll
+        for (int phase = 0; phase < S * S; ++phase)
+          sum[i * K + j][phase] += grad[phase] * feature;
+      }
+  }
+
+  float total[K * K];
+#pragma unroll
+  for (int phase = 0; phase < S * S; ++phase) {
+    if constexpr (kSlices == 1) {
+#pragma unroll
+      for (int t = 0; t < K * K; ++t)
+        total[t] = sum[t][phase];
+      if (exists)
+        write_gradient<K, S>(p, block, y, x, phase, total);
+    } else {
+      __syncthreads(); // the tiles, or the sums of the phase before, are read
+#pragma unroll
+      for (int t = 0; t < K * K; ++t)
+        shared[(slice * K * K + t) * kCells + cell] = sum[t][phase];
+      __syncthreads();
+      if (slice == phase % kSlices) {
+#pragma unroll
+        for (int t = 0; t < K * K; ++t) {
+          total[t] = 0;
+#pragma unroll
+          for (int s = 0; s < kSlices; ++s)
+            total[t] += shared[(s * K * K + t) * kCells + cell];
+        }
+      }
+    }
+  }
+  if constexpr (kSlices > 1) {
+    static_assert(S * S <= kSlices, "a warp ends at most one phase");
+    if (exists && slice < S * S)
+      write_gradient<K, S>(p, block, y, x, slice, total);
+  }
+}
+
+template <int K, int S, typename T>
+struct CorrelatePlanar {
+  template <int kSlices>
+  static Launched launch_sliced(const Problem& p, void* stream, const char* name) {
+    using Pipe = FeaturePipe<T, kSlices>;
+    PlanarParams a{p};
+    if (!choose_tile(a.tile, p, kPlanarThreads / kSlices, kSlices, Pipe::kSlots))
+      return {};
+    a.group_channels = int(p.group_channels());
+    a.split_channels = int(ceil_div(a.group_channels, kSlices));
+    a.splits = 1;
+    a.together = pixels_together(p);
+    const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
+    if (kSlices == 1 && tiles < 3 * p.multiprocessors && a.group_channels >= 16)
+      return {}; // too few blocks to fill the device: sliced
+    int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) +
+        OutputPipe<S, T>::shared_bytes(kPlanarThreads);
+    const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kPlanarThreads;
+    bytes = bytes > sums ? bytes : sums;
+    return {
+        name,
+        carafe::launch(
+            correlate_planar_kernel<K, S, T, kSlices>, tiles, kPlanarThreads, bytes, stream, a)};
+  }
+
+  static Launched launch(const Problem& p, void* stream) {
+    const Launched whole = launch_sliced<1>(p, stream, "correlate_planar");
+    return whole.kernel ? whole : launch_sliced<4>(p, stream, "correlate_planar_sliced");
+  }
+};
+
+} // namespace
+
+Launched correlate_planar(const Problem& p, void* stream) { return specialised<CorrelatePlanar>(p, stream); }
+
+} // namespace carafe

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels ask of the device: memory access, conversions, asynchronous
+// copies, launches. tests/ops/cuda_emulator has a second version for the CPU.
+#pragma once
+
+#include "problem.h"
+
+#if defined(CARAFE_EMULATED)
+#include "emulator.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define CARAFE_DEVICE static __device__ __forceinline__
+// Dynamic shared memory, as an array of floats.
+#define CARAFE_SHARED(name) extern __shared__ __align__(16) float name[]
+
+namespace carafe {
+
+template <typename T>
+CARAFE_DEVICE T load_global(const T* source) { // read-only while the kernel runs
+  return __ldg(source);
+}
+
+template <typename T>
+CARAFE_DEVICE void store_global(T* target, T value) { // read by no later load of the kernel
+  __stcs(target, value);
+}
+
+CARAFE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+CARAFE_DEVICE uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }
+CARAFE_DEVICE uint16_t float_to_bfloat16(float value) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+// The value of another lane; the whole warp takes part.
+template <typename T>
+CARAFE_DEVICE T shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+
+template <typename T>
+CARAFE_DEVICE T shuffle_xor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// Copy kBytes (4, 8 or 16, aligned to that) to shared memory, or write zeros. Done
+// for this thread after wait_copies, for the block after a barrier more.
+template <int kBytes>
+CARAFE_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const int size = valid ? kBytes : 0;
+  if (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(size));
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(global), "r"(size), "n"(kBytes));
+#else
+  if (kBytes == 16)
+    *static_cast<uint4*>(shared) =
+        valid ? load_global(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+  else if (kBytes == 8)
+    *static_cast<uint2*>(shared) =
+        valid ? load_global(static_cast<const uint2*>(global)) : make_uint2(0, 0);
+  else
+    *static_cast<uint32_t*>(shared) = valid ? load_global(static_cast<const uint32_t*>(global)) : 0;
+#endif
+}
+
+CARAFE_DEVICE void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;");
+#endif
+}
+
+template <int kPending> // groups that may still be under way
+CARAFE_DEVICE void wait_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+template <typename... Parameters, typename... Arguments>
+int launch(
+    void (*kernel)(Parameters...),
+    int64_t blocks,
+    int64_t threads,
+    int64_t shared_bytes,
+    void* stream,
+    const Arguments&... arguments) {
+  if (blocks > INT32_MAX)
+    return cudaErrorInvalidConfiguration;
+  if (shared_bytes > (48 << 10)) {
+    const int error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    if (error)
+      return error;
+  }
+  kernel<<<unsigned(blocks), unsigned(threads), size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(
+      arguments...);
+  return cudaGetLastError();
+}
+
+} // namespace carafe
+
+#endif // CARAFE_EMULATED
+
+namespace carafe {
+
+// 16-bit values travel as bits, and which kind they are as a run-time flag:
+// one instantiation serves both.
+CARAFE_DEVICE float widen(uint16_t bits, Dtype dtype) {
+  return dtype == Dtype::kBFloat16 ? __uint_as_float(uint32_t(bits) << 16) : half_to_float(bits);
+}
+
+CARAFE_DEVICE uint16_t narrow(float value, Dtype dtype) {
+  return dtype == Dtype::kBFloat16 ? float_to_bfloat16(value) : float_to_half(value);
+}
+
+// One element of any dtype; the offset is in elements.
+template <typename Acc>
+CARAFE_DEVICE Acc load(const void* data, int64_t offset, Dtype dtype) {
+  if (dtype == Dtype::kFloat)
+    return load_global(static_cast<const float*>(data) + offset);
+  if (dtype == Dtype::kDouble)
+    return Acc(load_global(static_cast<const double*>(data) + offset));
+  return widen(load_global(static_cast<const uint16_t*>(data) + offset), dtype);
+}
+
+template <typename Acc>
+CARAFE_DEVICE void store(void* data, int64_t offset, Dtype dtype, Acc value) {
+  if (dtype == Dtype::kFloat)
+    store_global(static_cast<float*>(data) + offset, float(value));
+  else if (dtype == Dtype::kDouble)
+    store_global(static_cast<double*>(data) + offset, double(value));
+  else
+    store_global(static_cast<uint16_t*>(data) + offset, narrow(float(value), dtype));
+}
+
+CARAFE_DEVICE float exponential(float x) { return expf(x); }
+CARAFE_DEVICE double exponential(double x) { return exp(x); }
+
+// The host's copy of a run-time Dtype question.
+inline bool is_16_bit(Dtype dtype) { return dtype == Dtype::kHalf || dtype == Dtype::kBFloat16; }
+
+inline bool is_aligned(const void* data, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
+} // namespace carafe

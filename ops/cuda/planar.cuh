@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels for dense rows share: tiles of cells, and the pipeline that
+// brings the features under a tile, channel after channel, to shared memory.
+// Up map only: cell (y, x) is the feature pixel (y, x).
+#pragma once
+
+#include "registers.cuh"
+
+namespace carafe {
+
+constexpr int kPlanarThreads = 128;
+constexpr int kWarp = 32;
+constexpr int kBanks = 32;
+
+// How a map is cut. Lanes run over the cells of a tile row by row, so that
+// narrow maps fill warps as well.
+struct Tile {
+  int width, height; // cells
+  int columns, rows; // tiles of the map
+  int margin; // features kept left of the tile, >= radius
+  int feature_width; // features kept of a row
+  int pitch; // floats between rows in shared memory; = width mod 32, so that lanes meet no bank twice
+  int chunk; // features that one copy moves
+  int chunks; // copies for a tile
+  int area; // floats of a tile in shared memory
+};
+
+// Blocks are counted along x alone: the other axes end at 65,535.
+struct PlanarParams {
+  Problem problem;
+  Tile tile;
+  int group_channels;
+  int split_channels; // channels of a block, or of a slice of one
+  int splits;
+  bool together; // the pixels of an output row can be read S at a time
+};
+
+struct Block {
+  int64_t image, group;
+  int first_channel; // of the group
+  int y, x; // of the tile's first cell
+};
+
+CARAFE_DEVICE Block block_at(const PlanarParams& a, int slices) {
+  unsigned rest = blockIdx.x;
+  Block block;
+  block.x = int(rest % a.tile.columns) * a.tile.width;
+  rest /= a.tile.columns;
+  block.y = int(rest % a.tile.rows) * a.tile.height;
+  rest /= a.tile.rows;
+  block.first_channel = int(rest % a.splits) * a.split_channels * slices;
+  rest /= a.splits;
+  block.group = rest % unsigned(a.problem.groups);
+  block.image = rest / unsigned(a.problem.groups);
+  return block;
+}
+
+CARAFE_DEVICE int64_t weight_offset(const WeightView& w, const Block& block, int y, int x) {
+  return block.image * w.image + block.group * w.group + y * w.cell_row + x * w.cell_column;
+}
+
+// Tiles of kSlices channels at a time: channels c, c + split_channels, ...
+// Shared memory: kStages raw tiles, and for 16 bits two tiles widened to float.
+template <typename T, int kSlices>
+struct FeaturePipe {
+  static constexpr int kSlots = kSlices == 1 ? 3 : 6; // copies of a thread
+  static constexpr bool kWiden = sizeof(T) == 2;
+
+  const Tile& tile;
+  Dtype dtype;
+  const T* source; // of channel 0 of the block
+  int64_t channel_stride;
+  int split_channels, channels; // of a slice; from the block's first one to the group's last
+  char* raw;
+  float* wide;
+  int from[kSlots]; // offset in the features, -1 where they are zero
+  int to[kSlots]; // offset in the tiles, -1 where there is no copy
+  int slice[kSlots];
+
+  CARAFE_HD_STATIC int shared_floats(const Tile& tile) {
+    return tile.area * kSlices * (kWiden ? kStages / 2 + 2 : kStages);
+  }
+
+  __device__ FeaturePipe(const PlanarParams& a, const Block& block, float* shared)
+      : tile(a.tile), dtype(a.problem.features.dtype), split_channels(a.split_channels) {
+    const TensorView& x = a.problem.features;
+    channel_stride = x.stride[1];
+    channels = a.group_channels - block.first_channel;
+    source = static_cast<const T*>(x.data) + block.image * x.stride[0] +
+        (block.group * a.group_channels + block.first_channel) * channel_stride;
+    wide = shared;
+    raw = reinterpret_cast<char*>(shared + (kWiden ? 2 * kSlices * tile.area : 0));
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+      const int index = int(threadIdx.x) + i * kPlanarThreads;
+      const int row_chunks = tile.feature_width / tile.chunk;
+      const int column = index % row_chunks * tile.chunk;
+      const int row = index / row_chunks % (tile.chunks / row_chunks);
+      slice[i] = kSlices == 1 ? 0 : index / tile.chunks;
+      const int y = block.y + row - (tile.chunks / row_chunks - tile.height) / 2;
+      const int left = block.x + column - tile.margin;
+      const bool inside = y >= 0 && y < a.problem.in_h && left >= 0 && left < a.problem.in_w;
+      from[i] = inside ? int(y * x.stride[2] + left) : -1;
+      to[i] = index < tile.chunks * kSlices ? slice[i] * tile.area + row * tile.pitch + column : -1;
+    }
+  }
+
+  // Begin to bring the channels c of all slices.
+  __device__ void fetch(int c) {
+    if (c < split_channels) {
+      T* target = reinterpret_cast<T*>(raw) + c % kStages * kSlices * tile.area;
+#pragma unroll
+      for (int i = 0; i < kSlots; ++i)
+        if (to[i] >= 0) {
+          const int channel = slice[i] * split_channels + c;
+          const bool valid = from[i] >= 0 && channel < channels;
+          // An address outside is never read, but has to be one.
+          const T* address = source + (valid ? channel * channel_stride + from[i] : 0);
+          if (tile.chunk * sizeof(T) == 16)
+            copy_async<16>(target + to[i], address, valid);
+          else if (tile.chunk * sizeof(T) == 4)
+            copy_async<4>(target + to[i], address, valid);
+          else // rows of 16 bits at odd places
+            target[to[i]] = valid ? load_global(address) : T(0);
+        }
+    }
+    commit_copies(); // an empty group, too, so that the groups can be counted
+  }
+
+  // Wait for the channels c; they are at `tiles(c)` then, for the whole block.
+  __device__ void arrive(int c) {
+    wait_copies<kStages - 2>();
+    if constexpr (kWiden) { // each thread what it copied itself
+      const T* from_raw = reinterpret_cast<T*>(raw) + c % kStages * kSlices * tile.area;
+      float* target = wide + c % 2 * kSlices * tile.area;
+#pragma unroll
+      for (int i = 0; i < kSlots; ++i)
+        if (to[i] >= 0) {
+          target[to[i]] = widen(from_raw[to[i]], dtype);
+          if (tile.chunk == 2)
+            target[to[i] + 1] = widen(from_raw[to[i] + 1], dtype);
+        }
+    }
+    __syncthreads();
+  }
+
+  __device__ const float* tiles(int c) const {
+    if constexpr (kWiden)
+      return wide + c % 2 * kSlices * tile.area;
+    else
+      return reinterpret_cast<const float*>(raw) + c % kStages * kSlices * tile.area;
+  }
+};
+
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The cheapest way to cut the map into tiles of at most `lanes` cells; `slots`
+// copies a thread can make. False where none fits.
+inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int slots) {
+  const int64_t bytes = is_16_bit(p.features.dtype) ? 2 : 4;
+  const int radius = int(p.kernel_size) / 2;
+  // All rows must be aligned alike for wide copies.
+  const auto divisible = [&p](int64_t n) {
+    const TensorView& x = p.features;
+    return p.in_w % n == 0 && x.stride[0] % n == 0 && x.stride[1] % n == 0 && x.stride[2] % n == 0;
+  };
+  int64_t least = INT64_MAX;
+  for (const int chunk : {bytes == 4 ? 4 : 2, 1}) {
+    if (!divisible(chunk) || !is_aligned(p.features.data, chunk * bytes))
+      continue;
+    for (int width = 1; width <= lanes && width <= p.in_w; ++width) {
+      if (width % chunk && width != p.in_w)
+        continue;
+      Tile t{};
+      t.width = width;
+      t.chunk = chunk;
+      t.margin = int(ceil_div(radius, chunk)) * chunk;
+      t.feature_width = int(ceil_div(t.margin + width + radius, chunk)) * chunk;
+      t.pitch = width + int(ceil_div(t.feature_width - width, kBanks)) * kBanks;
+      const int64_t copied_rows = slots * kPlanarThreads / slices / (t.feature_width / chunk);
+      t.height = int(min_of(min_of(lanes / width, p.in_h), copied_rows - 2 * radius));
+      if (t.height < 1)
+        continue;
+      t.columns = int(ceil_div(p.in_w, t.width));
+      t.rows = int(ceil_div(p.in_h, t.height));
+      t.chunks = t.feature_width / chunk * (t.height + 2 * radius);
+      t.area = t.pitch * (t.height + 2 * radius);
+      t.area = int(ceil_div(t.area, 4)) * 4; // the next tile stays aligned
+      // Instructions of a thread a channel, about: a tap is 5, a copy 4 (and 2 more for each narrow one).
+      const int64_t copies = ceil_div(t.chunks * slices, kPlanarThreads) * (4 + (chunk == 1 ? 2 : 0));
+      const int64_t cost =
+          int64_t(t.columns) * t.rows * (p.kernel_size * p.kernel_size * (1 + p.phases * p.phases) + copies);
+      if (cost < least) {
+        least = cost;
+        best = t;
+      }
+    }
+    if (least != INT64_MAX)
+      return true; // the widest copies that are possible
+  }
+  return false;
+}
+
+// Blocks for `splits` of the channels, enough of them to fill the device.
+inline int choose_splits(const Problem& p, int64_t blocks, int64_t blocks_per_processor, int64_t least_channels) {
+  const int64_t wanted = ceil_div(p.multiprocessors * blocks_per_processor, blocks > 0 ? blocks : 1);
+  const int64_t most = p.group_channels() / least_channels;
+  const int64_t splits = wanted < most ? wanted : most;
+  return int(splits > 1 ? splits : 1);
+}
+
+// Dense rows of a supported dtype, and offsets inside a channel that fit 32 bits.
+inline bool is_planar(const Problem& p) {
+  const auto dense = [](const TensorView& view, int64_t height, int64_t width) {
+    return view.dtype != Dtype::kDouble && (width == 1 || view.stride[3] == 1) && view.stride[2] >= 0 &&
+        height * view.stride[2] + width < INT32_MAX;
+  };
+  return !p.wide && p.step == 1 && p.features.dtype == p.output.dtype && p.group_channels() > 0 &&
+      p.group_channels() < INT32_MAX && dense(p.features, p.in_h, p.in_w) &&
+      dense(p.output, p.cells_h * p.phases, p.cells_w * p.phases) &&
+      p.weights.dtype != Dtype::kDouble && p.grad_weights.dtype != Dtype::kDouble;
+}
+
+// Whether S neighbouring pixels of the output can be read or written at once.
+inline bool pixels_together(const Problem& p) {
+  const int64_t bytes = p.phases * (is_16_bit(p.output.dtype) ? 2 : 4);
+  const int64_t* stride = p.output.stride;
+  return is_aligned(p.output.data, bytes) && stride[0] % p.phases == 0 && stride[1] % p.phases == 0 &&
+      stride[2] % p.phases == 0;
+}
+
+// A specialised launcher of one operator: (5, 2), (3, 2), (5, 1), by element type.
+// Its name must be its own: two files may not share one.
+template <template <int, int, typename> class Run>
+Launched specialised(const Problem& p, void* stream) {
+  if (!is_planar(p))
+    return {};
+  const bool narrow = is_16_bit(p.features.dtype);
+  if (p.kernel_size == 5 && p.phases == 2)
+    return narrow ? Run<5, 2, uint16_t>::launch(p, stream) : Run<5, 2, float>::launch(p, stream);
+  if (p.kernel_size == 3 && p.phases == 2)
+    return narrow ? Run<3, 2, uint16_t>::launch(p, stream) : Run<3, 2, float>::launch(p, stream);
+  if (p.kernel_size == 5 && p.phases == 1)
+    return narrow ? Run<5, 1, uint16_t>::launch(p, stream) : Run<5, 1, float>::launch(p, stream);
+  return {};
+}
+
+} // namespace carafe

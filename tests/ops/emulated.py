@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels of ops/cuda compiled for the CPU: see cuda_emulator/emulator.h."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).parent / 'cuda_emulator'
+COMPILER = shutil.which('g++')
+FLAGS = [
+    *('-std=c++17', '-O1', '-fPIC', '-DCARAFE_EMULATED', '-U_FORTIFY_SOURCE', f'-I{FOLDER}'),
+    *('-fsanitize=undefined', '-fno-sanitize-recover=undefined', '-Wall', '-Wno-unknown-pragmas'),
+]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]  # as carafe::Dtype
+GUARD = 64  # elements beside every result, which no kernel may touch
+
+
+class TensorView(ctypes.Structure):
+    _fields_ = [('data', ctypes.c_void_p), ('stride', ctypes.c_int64 * 4), ('dtype', ctypes.c_int32)]
+
+    @classmethod
+    def of(cls, tensor):
+        return cls(tensor.data_ptr(), (ctypes.c_int64 * 4)(*tensor.stride()), DTYPES.index(tensor.dtype))
+
+
+def build() -> Path:
+    """Compile, once for each state of the sources."""
+    cuda = ROOT / 'ops' / 'cuda'
+    sources = sorted([*cuda.glob('*.cu'), cuda / 'select.cpp', *FOLDER.glob('*.cpp')])
+    digest = hashlib.sha256(repr(FLAGS).encode())
+    for path in sorted([*sources, *cuda.glob('*.cuh'), *cuda.glob('*.h'), *FOLDER.glob('*.h')]):
+        digest.update(path.read_bytes())
+    for name in ('reassembly.h', 'tensor_view.h'):
+        digest.update((ROOT / 'ops' / name).read_bytes())
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'carafe-plugin'
+    library = cache / f'emulator-{digest.hexdigest()[:16]}.so'
+    if library.exists():
+        return library
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+
+        def compile_one(source):
+            target = Path(folder, source.name + '.o')
+            command = [COMPILER, *FLAGS, '-c', '-x', 'c++', str(source), '-o', str(target)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return str(target)
+
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compile_one, sources))
+        partial = Path(folder, 'emulator.so')
+        subprocess.run(
+            [COMPILER, '-shared', '-fsanitize=undefined', *objects, '-o', str(partial)], check=True
+        )
+        partial.replace(library)
+    return library
+
+
+def like(shape, source, dtype=None):
+    """A result full of NaN, in the layout of ``source`` as the native ``empty`` chooses it, between guards."""
+    dtype = dtype or source.dtype
+    layout = torch._prims_common.suggest_memory_format(source)
+    strides = torch.empty(shape, memory_format=layout, device='meta').stride()
+    count = torch.Size(shape).numel()
+    return torch.full((count + 2 * GUARD,), torch.nan, dtype=dtype)[GUARD:].as_strided(shape, strides)
+
+
+def guards(result):
+    flat = result.as_strided((result.numel() + 2 * GUARD,), (1,), 0)
+    return torch.cat([flat[:GUARD], flat[-GUARD:]])
+
+
+class Emulator:
+    """Runs an operator; ``order`` is that of the threads, ``multiprocessors`` those of the device."""
+
+    def __init__(self, path):
+        self.library = ctypes.CDLL(str(path))
+        self.library.emulator_run.restype = ctypes.c_char_p
+        self.library.emulator_error.restype = ctypes.c_char_p
+
+    def run(
+        self,
+        name,
+        tensors,  # features, output, masks, grad_masks; None where the operator has none
+        result,
+        sizes,  # k, G, s, down
+        softmax=False,
+        order=0,
+        multiprocessors=2,
+    ):
+        features, _, *masks = tensors
+        wide = any(x is not None and x.dtype == torch.float64 for x in tensors)
+        self.library.emulator_reset(ctypes.c_uint(order))
+        stats = torch.full(
+            (64 + 16 * (masks[0].numel() if masks[0] is not None else 0),), -1, dtype=torch.int8
+        )
+        for x in (*tensors, stats):
+            if x is not None:
+                last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+                size = ctypes.c_size_t((last + 1) * x.element_size())
+                self.library.emulator_tensor(ctypes.c_void_p(x.data_ptr()), size)
+        views = [None if x is None else ctypes.byref(TensorView.of(x)) for x in tensors]
+        numbers = (*features.shape, *sizes, softmax, wide, multiprocessors)
+        kernel = self.library.emulator_run(
+            name.encode(),
+            *views,
+            (ctypes.c_int64 * len(numbers))(*map(int, numbers)),
+            ctypes.c_void_p(stats.data_ptr()),
+        ).decode()
+        error = self.library.emulator_error().decode()
+        assert not error, f'{kernel}: {error}'
+        assert guards(result).isnan().all(), f'{kernel} wrote beside its result'
+        return kernel

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs, layouts, tolerances and exact results that the tests of the native operators share."""
+
+import torch
+
+from tests import reference as oracle
+
+# Relative to the largest expected value: rounding of the result, and for 32 bits and more of the sums.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+LAYOUTS = dict(
+    contiguous=lambda x: x.contiguous(),
+    channels_last=lambda x: x.contiguous(memory_format=torch.channels_last),
+    sliced=lambda x: torch.nn.functional.pad(x, (1, 2, 2, 1, 1, 0))[:, 1:, 2:-1, 1:-2],
+    transposed=lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    expanded=lambda x: x[:1].expand(x.shape),
+)
+
+
+def make_inputs(shape, k, groups, s, down, dtype=torch.float64, layout='contiguous', seed=0):
+    """Features, masks, logits and an output gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    n, c, h, w = shape
+    phases, out_h, out_w = (1, -(-h // s), -(-w // s)) if down else (s, s * h, s * w)
+    shapes = (
+        shape,
+        (n, groups * k * k, out_h, out_w),
+        (n, groups * (k * phases) ** 2, out_h // phases, out_w // phases),
+        (n, c, out_h, out_w),
+    )
+    return [
+        LAYOUTS[layout](torch.randn(x, generator=generator, dtype=torch.float64).to(dtype)) for x in shapes
+    ]
+
+
+def expected(features, masks, logits, grad, k, groups, s, down):
+    features, masks, logits, grad = (x.double().numpy() for x in (features, masks, logits, grad))
+    sizes, size = (k, groups, s, down), features.shape[2:]
+    phases = 1 if down else s
+    probability = oracle.softmax(oracle.shuffle(logits, phases), k, groups)
+    grad_logits = oracle.softmax_backward(probability, oracle.correlate(grad, features, *sizes), k, groups)
+    return [
+        oracle.reassemble(features, masks, *sizes),
+        oracle.correlate(grad, features, *sizes),
+        oracle.scatter(grad, masks, *size, *sizes),
+        oracle.reassemble(features, probability, *sizes),
+        oracle.scatter(grad, probability, *size, *sizes),
+        oracle.unshuffle(grad_logits, phases),
+    ]
