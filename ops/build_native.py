@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import build_cuda
 from setuptools import Extension
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
@@ -39,13 +40,16 @@ if platform.machine() in ('x86_64', 'AMD64'):
     ]
 
 
+CUDA = 'carafe_plugin._C_cuda'
+
+
 def native_build() -> dict:
     """Keyword arguments for ``setuptools.setup``."""
     reason = _why_not()
     if reason:
         _say(f'no native library: {reason}')
         return {}
-    extension = Extension(
+    cpu = Extension(
         'carafe_plugin._C_cpu',
         sources=[
             'ops/schema.cpp',
@@ -56,7 +60,9 @@ def native_build() -> dict:
         ],
         depends=[str(path) for path in ROOT.rglob('*.h')],
     )
-    return dict(ext_modules=[extension], cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))
+    # Listed in any case, so that a library from an earlier build does not stay where none is to be built.
+    cuda = Extension(CUDA, sources=[str(path.relative_to(ROOT.parent)) for path in build_cuda.KERNELS])
+    return dict(ext_modules=[cpu, cuda], cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))
 
 
 def _why_not() -> str | None:
@@ -86,12 +92,13 @@ class BuildNative(build_ext):
     def build_extension(self, ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        switch = 'CARAFE_CUDA' if ext.name == CUDA else 'CARAFE_NATIVE'
         try:
-            self._build(ext, target)
+            (self._build_cuda if ext.name == CUDA else self._build)(ext, target)
         except Exception as error:  # no compiler, or one that is too old: the reference form serves
-            if os.environ.get('CARAFE_NATIVE') == '1':
+            if os.environ.get(switch) == '1':
                 raise
-            _say(f'the native library did not build ({error})')
+            _say(f'{target.name} did not build ({error})')
             target.unlink(missing_ok=True)
 
     def copy_extensions_to_source(self):
@@ -122,6 +129,17 @@ class BuildNative(build_ext):
         self.compiler.link_shared_object(
             objects, str(target), extra_postargs=[*link, *extra], target_lang='c++'
         )
+
+    def _build_cuda(self, ext, target):
+        import torch
+
+        reason = build_cuda.why_not(torch.version.cuda)
+        if reason is None:
+            folder = Path(self.build_temp, 'cuda')
+            build_cuda.build(target, folder, Path(torch.__file__).parent, TORCH_TARGET[1])
+        else:
+            target.unlink(missing_ok=True)
+            print(f'carafe_plugin: no CUDA library: {reason}', file=sys.stderr)
 
     def _compile(self, source, folder, flags):
         return self.compiler.compile(

@@ -27,7 +27,9 @@ STAMP = VENV / 'carafe-setup.json'
 PYTHON = str(VENV / 'bin' / 'python')
 CONSTRAINTS = ROOT / 'requirements' / 'constraints.txt'
 BUILD = ROOT / 'requirements' / 'build.txt'
-NATIVE = sorted(path for path in (ROOT / 'ops').rglob('*') if path.suffix in ('.cpp', '.h', '.py'))
+NATIVE = sorted(
+    path for path in (ROOT / 'ops').rglob('*') if path.suffix in ('.cpp', '.cu', '.cuh', '.h', '.py')
+)
 INPUTS = (CONSTRAINTS, BUILD, ROOT / 'pyproject.toml', ROOT / 'setup.py', Path(__file__), *NATIVE)
 
 VERSIONS = ((3, 11), (3, 12))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and loads the native libraries, and says for each call whether one serves."""
 
+import ctypes
 import os
 import warnings
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch.autograd import forward_ad
 
 # What the libraries were compiled against at least; below it the stable ABI lacks what they call.
 OLDEST_TORCH = (2, 10)
-LIBRARIES = {'cpu': '_C_cpu.so'}
+# In this order: the first one defines the operators, the second adds its kernels to them.
+LIBRARIES = {'cpu': '_C_cpu.so', 'cuda': '_C_cuda.so'}
 DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
 #: Device type to the path of its library, and, where there is none, to the reason.
@@ -47,19 +49,33 @@ def why_not(device: str) -> str:
 def _load(device: str, file: str) -> None:
     version = tuple(map(int, torch.__version__.split('.')[:2]))
     path = Path(__file__).resolve().parent.parent / file
+    needs = 'nvcc and a torch with CUDA' if device == 'cuda' else 'a C++ compiler and torch'
     if os.environ.get('CARAFE_NATIVE') == '0':
         missing[device] = 'switched off by CARAFE_NATIVE=0'
+    elif device == 'cuda' and torch.version.cuda is None:
+        missing[device] = 'torch is a CPU build'
+    elif device == 'cuda' and 'cpu' not in loaded:
+        missing[device] = f'the CPU library, which defines the operators, is missing: {missing["cpu"]}'
     elif version < OLDEST_TORCH:
         missing[device] = f'torch {torch.__version__} is older than {".".join(map(str, OLDEST_TORCH))}'
     elif not path.exists():
-        missing[device] = f'{file} was not built: install again where a C++ compiler and torch are'
+        missing[device] = f'{file} was not built: install again where {needs} are'
     else:
         try:
+            if device == 'cuda':
+                _load_libtorch_cuda()
             torch.ops.load_library(path)
         except OSError as error:
             missing[device] = f'{file} does not load: {error}'
         else:
             loaded[device] = str(path)
+
+
+def _load_libtorch_cuda() -> None:
+    """Make its symbols visible: a library compiled beside a CPU build of torch does not name it."""
+    library = Path(torch.__file__).parent / 'lib' / 'libtorch_cuda.so'
+    if library.exists():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def _warn_once(device: str) -> None:

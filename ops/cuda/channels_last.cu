@@ -11,7 +11,7 @@ namespace {
 // A: a thread takes a cell and four channels, kPhases of the cell's pixels at a
 // time. The features come from the L1 cache, the weights as broadcasts.
 template <typename T, int kPhases>
-__global__ void __launch_bounds__(kThreads) reassemble_last_kernel(const LastParams a) {
+__global__ void __launch_bounds__(kThreads, 3) reassemble_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared);
   const Problem& p = a.problem;
   const Block block = block_at(a);
@@ -69,7 +69,7 @@ CARAFE_DEVICE float reduce_scatter(float* value) {
 // B: a warp takes a cell, its lanes the channels of the group, 32 pairs of tap and
 // phase at a time, whose sums then go one to a lane.
 template <typename T, int kPhases>
-__global__ void __launch_bounds__(kThreads) correlate_last_kernel(const LastParams a) {
+__global__ void __launch_bounds__(kThreads, 2) correlate_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared); // the table, sums, and with softmax the probabilities
   constexpr int kTaps = 32 / kPhases;
   const Problem& p = a.problem;
@@ -147,7 +147,7 @@ CARAFE_HD int cells_reaching(const LastParams& a, int first, int size) {
 // C, as a gather: a thread takes four neighbouring feature pixels of a row and
 // four channels; an output pixel that it reads serves all four.
 template <typename T, int kPhases>
-__global__ void __launch_bounds__(kThreads) scatter_last_kernel(const LastParams a) {
+__global__ void __launch_bounds__(kThreads, 2) scatter_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared);
   constexpr int kPixels = 4;
   const Problem& p = a.problem;

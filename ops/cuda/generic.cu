@@ -6,7 +6,7 @@
 namespace carafe {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kBlock = 8; // channels, or taps in correlate, that a thread sums at a time
 
 // A pixel of the output: image, group, cell and phase.
@@ -92,7 +92,7 @@ CARAFE_DEVICE Acc feature(const Problem& p, int64_t image, int64_t channel, int6
 
 // A: a thread sums kBlock channels of one output pixel.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads) reassemble_kernel(const Problem p, int64_t blocks) {
+__global__ void __launch_bounds__(kThreads, 2) reassemble_kernel(const Problem p, int64_t blocks) {
   int64_t block;
   const Pixel pixel = pixel_at(p, thread_index(), block);
   if (block >= blocks)
@@ -140,7 +140,7 @@ CARAFE_DEVICE void correlate_taps(const Problem& p, const Pixel& pixel, int64_t 
 // B: a thread has kBlock taps of one output pixel; with softmax all taps, twice:
 // its derivative needs the dot product with the probabilities first.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads) correlate_kernel(const Problem p, int64_t blocks) {
+__global__ void __launch_bounds__(kThreads, 2) correlate_kernel(const Problem p, int64_t blocks) {
   int64_t block;
   const Pixel pixel = pixel_at(p, thread_index(), block);
   if (block >= blocks)
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads) correlate_kernel(const Problem p, in
 
 // The largest logit and 1 / sum of every softmax, for scatter.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads) stats_kernel(const Problem p) {
+__global__ void __launch_bounds__(kThreads, 2) stats_kernel(const Problem p) {
   int64_t rest;
   const Pixel pixel = pixel_at(p, thread_index(), rest);
   if (rest > 0)
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kThreads) stats_kernel(const Problem p) {
 // C, as a gather: a thread sums kBlock channels of one feature pixel over the
 // output pixels that read it.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads) scatter_kernel(const Problem p, int64_t blocks) {
+__global__ void __launch_bounds__(kThreads, 2) scatter_kernel(const Problem p, int64_t blocks) {
   int64_t rest = thread_index();
   const int64_t x = rest % p.in_w;
   rest /= p.in_w;

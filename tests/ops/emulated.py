@@ -65,7 +65,7 @@ def build() -> Path:
 
 
 def like(shape, source, dtype=None):
-    """A result full of NaN, in the layout of ``source`` as the native ``empty`` chooses it, between guards."""
+    """A result full of NaN between guards, in the layout of ``source`` as the native ``empty`` chooses it."""
     dtype = dtype or source.dtype
     layout = torch._prims_common.suggest_memory_format(source)
     strides = torch.empty(shape, memory_format=layout, device='meta').stride()

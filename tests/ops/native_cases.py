@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs, layouts, tolerances and exact results that the tests of the native operators share."""
 
+import pytest
 import torch
 
+from carafe_plugin.ops import _native
 from tests import reference as oracle
+
+WHY_NO_CUDA = 'no CUDA device' if not torch.cuda.is_available() else f'no library: {_native.why_not("cuda")}'
+needs_cuda = pytest.mark.skipif(
+    not (torch.cuda.is_available() and 'cuda' in _native.loaded), reason=WHY_NO_CUDA
+)
+on_devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=needs_cuda)])
 
 # Relative to the largest expected value: rounding of the result, and for 32 bits and more of the sums.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -16,7 +24,7 @@ LAYOUTS = dict(
 )
 
 
-def make_inputs(shape, k, groups, s, down, dtype=torch.float64, layout='contiguous', seed=0):
+def make_inputs(shape, k, groups, s, down, dtype=torch.float64, layout='contiguous', seed=0, device='cpu'):
     """Features, masks, logits and an output gradient."""
     generator = torch.Generator().manual_seed(seed)
     n, c, h, w = shape
@@ -28,12 +36,13 @@ def make_inputs(shape, k, groups, s, down, dtype=torch.float64, layout='contiguo
         (n, c, out_h, out_w),
     )
     return [
-        LAYOUTS[layout](torch.randn(x, generator=generator, dtype=torch.float64).to(dtype)) for x in shapes
+        LAYOUTS[layout](torch.randn(x, generator=generator, dtype=torch.float64).to(device, dtype))
+        for x in shapes
     ]
 
 
 def expected(features, masks, logits, grad, k, groups, s, down):
-    features, masks, logits, grad = (x.double().numpy() for x in (features, masks, logits, grad))
+    features, masks, logits, grad = (x.double().cpu().numpy() for x in (features, masks, logits, grad))
     sizes, size = (k, groups, s, down), features.shape[2:]
     phases = 1 if down else s
     probability = oracle.softmax(oracle.shuffle(logits, phases), k, groups)

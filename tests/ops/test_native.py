@@ -10,7 +10,7 @@ import torch
 
 from carafe_plugin.ops import _native
 from tests import reference as oracle
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, expected, make_inputs
+from tests.ops.native_cases import LAYOUTS, TOLERANCE, expected, make_inputs, needs_cuda, on_devices
 
 pytestmark = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
@@ -19,12 +19,15 @@ pytestmark = pytest.mark.skipif(
 ops = torch.ops.carafe_plugin
 
 
-@pytest.fixture(params=['baseline', 'avx2', 'avx512'])
-def isa(request, monkeypatch):
+@pytest.fixture(params=['baseline', 'avx2', 'avx512', pytest.param('cuda', marks=needs_cuda)])
+def device(request, monkeypatch):
+    """Each instruction set of the CPU, and the GPU."""
+    if request.param == 'cuda':
+        return 'cuda'
     monkeypatch.setenv('CARAFE_CPU_ISA', request.param)
     if ops.cpu_capability() != request.param:
         pytest.skip(f'this machine or library has no {request.param}')
-    return request.param
+    return 'cpu'
 
 
 def computed(features, masks, logits, grad, k, groups, s, down):
@@ -42,7 +45,8 @@ def compare(inputs, sizes, tolerance):
     for result, exact in zip(computed(*inputs, *sizes), expected(*inputs, *sizes), strict=True):
         exact = torch.from_numpy(exact)
         assert result.dtype == inputs[0].dtype and result.shape == exact.shape
-        torch.testing.assert_close(result.double(), exact, rtol=0, atol=tolerance * max(1, exact.abs().max()))
+        atol = tolerance * max(1, exact.abs().max())
+        torch.testing.assert_close(result.double().cpu(), exact, rtol=0, atol=atol)
 
 
 def test_oracle_equals_the_loops():
@@ -54,7 +58,7 @@ def test_oracle_equals_the_loops():
 @pytest.mark.parametrize('down', [False, True], ids=['up', 'down'])
 @pytest.mark.parametrize('scale_factor', [1, 2, 3, 4])
 @pytest.mark.parametrize('kernel_size', [1, 3, 5, 7, 9])
-def test_sizes(isa, kernel_size, scale_factor, down):
+def test_sizes(device, kernel_size, scale_factor, down):
     for shape, groups in (
         ((1, 4, 1, 1), 4),
         ((2, 6, 3, 5), 1),
@@ -63,37 +67,38 @@ def test_sizes(isa, kernel_size, scale_factor, down):
         ((1, 4, 4, 33), 1),
     ):
         sizes = (kernel_size, groups, scale_factor, down)
-        compare(make_inputs(shape, *sizes), sizes, TOLERANCE[torch.float64])
-        compare(make_inputs(shape, *sizes, torch.float32), sizes, TOLERANCE[torch.float32])
+        compare(make_inputs(shape, *sizes, device=device), sizes, TOLERANCE[torch.float64])
+        compare(make_inputs(shape, *sizes, torch.float32, device=device), sizes, TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('dtype', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
-def test_dtypes_and_layouts(isa, dtype, layout):
+def test_dtypes_and_layouts(device, dtype, layout):
     for shape, sizes in (
         ((2, 12, 5, 19), (5, 1, 2, False)),
         ((2, 12, 4, 7), (3, 4, 3, False)),
         ((2, 7, 6, 37), (5, 1, 2, True)),
     ):
-        compare(make_inputs(shape, *sizes, dtype, layout), sizes, TOLERANCE[dtype])
+        compare(make_inputs(shape, *sizes, dtype, layout, device=device), sizes, TOLERANCE[dtype])
 
 
-def test_many_channels_and_tiles(isa):
+def test_many_channels_and_tiles(device):
     """More channels than a block, more columns than a tile, more rows than a chunk."""
     for shape, sizes in (
         ((1, 70, 9, 40), (5, 1, 2, False)),
         ((1, 2, 12, 130), (9, 1, 4, False)),
         ((1, 3, 20, 600), (3, 1, 2, True)),
     ):
-        compare(make_inputs(shape, *sizes, torch.float32), sizes, TOLERANCE[torch.float32])
+        compare(make_inputs(shape, *sizes, torch.float32, device=device), sizes, TOLERANCE[torch.float32])
 
 
+@on_devices
 @pytest.mark.parametrize('a', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize('b', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
-def test_any_two_dtypes(a, b):
+def test_any_two_dtypes(device, a, b):
     """The result has the dtype of the features; masks' gradients have the masks'."""
     sizes = (3, 2, 2, False)
-    features, masks, logits, grad = make_inputs((2, 4, 3, 5), *sizes)
+    features, masks, logits, grad = make_inputs((2, 4, 3, 5), *sizes, device=device)
     inputs = features.to(a), masks.to(b), logits.to(b), grad.to(a)
     wanted = [a, a, a, a, a, b]
     for result, exact, dtype in zip(
@@ -103,15 +108,15 @@ def test_any_two_dtypes(a, b):
         exact = torch.from_numpy(exact)
         atol = TOLERANCE[dtype] * max(1, exact.abs().max())
         torch.testing.assert_close(
-            result.double(), exact, rtol=0, atol=atol + (2e-6 if b != torch.float64 else 0)
+            result.double().cpu(), exact, rtol=0, atol=atol + (2e-6 if b != torch.float64 else 0)
         )
     leaves = [x.clone().requires_grad_() for x in inputs[:2]]
     ops.reassemble(*leaves, *sizes).sum().backward()
     assert [x.grad.dtype for x in leaves] == [a, b]
 
 
-def test_results_do_not_depend_on_threads(isa):
-    """Bit for bit: no sum is split over items, and there are no atomics."""
+def test_results_do_not_depend_on_threads(device):
+    """Bit for bit, and from run to run: no sum is split over items, and there are no atomics."""
     before = torch.get_num_threads()
     try:
         for shape, sizes in (
@@ -119,7 +124,7 @@ def test_results_do_not_depend_on_threads(isa):
             ((1, 8, 37, 41), (3, 4, 2, False)),
             ((1, 64, 30, 9), (5, 1, 3, True)),
         ):
-            inputs = make_inputs(shape, *sizes, torch.float32)
+            inputs = make_inputs(shape, *sizes, torch.float32, device=device)
             results = []
             for threads in (1, 2, 3, 5):
                 torch.set_num_threads(threads)
@@ -131,20 +136,21 @@ def test_results_do_not_depend_on_threads(isa):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_16_bit_conversions_are_exact(isa, dtype):
+def test_16_bit_conversions_are_exact(device, dtype):
     """Every value passes through float32 and back unchanged; float32 rounds to nearest even as torch does."""
     values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
-    values = values[~values.isnan()].reshape(1, 1, 1, -1)
-    one = torch.ones(1, 1, 1, values.shape[3], dtype=dtype)
+    values = values[~values.isnan()].reshape(1, 1, 1, -1).to(device)
+    one = torch.ones(1, 1, 1, values.shape[3], dtype=dtype, device=device)
     assert torch.equal(ops.reassemble(values, one, 1, 1, 1).view(torch.int16), (values + 0).view(torch.int16))
     wide = torch.randn(1, 1, 200, 100) * torch.logspace(-9, 6, 200)[:, None]
     wide[0, 0, 0, :4] = torch.tensor([torch.inf, -torch.inf, 65519.9, 65520.0])
+    wide = wide.to(device)
     result = ops.correlate(wide, torch.ones_like(wide), 1, 1, 1, dtype=dtype)
     assert torch.equal(result, wide.to(dtype))
     assert ops.correlate(wide * torch.nan, wide, 1, 1, 1, dtype=dtype).isnan().all()
 
 
-def test_softmax_of_extreme_logits(isa):
+def test_softmax_of_extreme_logits(device):
     features = torch.ones(1, 1, 3, 3)
     logits = torch.zeros(1, 9, 3, 3)
     logits[0, :, 0, 0] = torch.tensor([-torch.inf, 1e30, -1e30, 3.4e38, 0, -88, -104, -87, 1])
@@ -152,40 +158,46 @@ def test_softmax_of_extreme_logits(isa):
     logits[0, 3, 1, 2] = torch.nan
     logits[0, 3, 2, 2] = torch.inf
     logits[0, :, 2, 0] = -torch.inf
-    out = ops.reassemble_softmax(features, logits, 3, 1, 1)[0, 0]
+    out = ops.reassemble_softmax(features.to(device), logits.to(device), 3, 1, 1)[0, 0].cpu()
     from carafe_plugin.ops.reference import carafe_softmax
 
     torch.testing.assert_close(out, carafe_softmax(features, logits, 3, 1, 1)[0, 0], equal_nan=True)
     assert out[1, 1] == 1 and out[1, 2].isnan() and out[2, 2].isnan() and out[2, 0].isnan()
 
 
-def test_nan_weight_times_zero_border_is_nan(isa):
+def test_nan_weight_times_zero_border_is_nan(device):
     for sizes, shape in (((3, 1, 2, False), (1, 5, 2, 20)), ((5, 1, 2, True), (1, 5, 4, 40))):
-        features, masks, _, _ = make_inputs(shape, *sizes, torch.float32)
+        features, masks, _, _ = make_inputs(shape, *sizes, torch.float32, device=device)
         masks[0, 0, 0, 0] = torch.nan
         nan = ops.reassemble(features, masks, *sizes).isnan().nonzero()[:, 2:]
         assert nan.tolist() == [[0, 0]] * 5
 
 
-def test_output_layout_follows_the_features():
-    features, masks, logits, grad = make_inputs((2, 8, 3, 5), 3, 1, 2, False, torch.float32, 'channels_last')
+@on_devices
+def test_output_layout_follows_the_features(device):
+    features, masks, logits, grad = make_inputs(
+        (2, 8, 3, 5), 3, 1, 2, False, torch.float32, 'channels_last', device=device
+    )
     results = computed(features, masks, logits, grad, 3, 1, 2, False)
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in results)
     results = computed(*(x.contiguous() for x in (features, masks, logits, grad)), 3, 1, 2, False)
     assert all(x.is_contiguous() for x in results)
 
 
-def test_empty():
+@on_devices
+def test_empty(device):
     for shape in ((0, 4, 3, 5), (2, 4, 0, 5), (2, 0, 3, 5)):
-        inputs = make_inputs(shape, 3, 1, 2, False)
+        inputs = make_inputs(shape, 3, 1, 2, False, device=device)
         for result, like in zip(computed(*inputs, 3, 1, 2, False), (3, 1, 0, 3, 0, 2), strict=True):
             assert result.shape == inputs[like].shape and not result.any()
 
 
 @pytest.mark.slow
-def test_more_than_2_31_output_elements():
-    features = torch.arange(3.0, dtype=torch.bfloat16).reshape(1, 3, 1, 1).expand(1, 3, 16384, 16400)
-    masks = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16).expand(1, 1, 32768, 32800)
+@on_devices
+def test_more_than_2_31_output_elements(device):
+    values = torch.arange(3.0, dtype=torch.bfloat16, device=device)
+    features = values.reshape(1, 3, 1, 1).expand(1, 3, 16384, 16400)
+    masks = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, device=device).expand(1, 1, 32768, 32800)
     out = ops.reassemble(features, masks, 1, 1, 2)
     assert out.numel() > 2**31
     assert [out[0, c, -1].unique().tolist() for c in range(3)] == [[0.0], [1.0], [2.0]]

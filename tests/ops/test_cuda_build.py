@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA library compiled for every target, with no GPU: registers, spills, symbols, switches."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'ops'))
+
+import build_cuda  # noqa: E402
+
+needs_nvcc = pytest.mark.skipif(build_cuda.nvcc() is None, reason='needs nvcc')
+TORCH_TARGET = '0x020a000000000000'
+
+
+@pytest.fixture(scope='session')
+def kernels():
+    return build_cuda.compile_kernels()
+
+
+@needs_nvcc
+def test_specialised_kernels_do_not_spill(kernels):
+    rows = build_cuda.report(kernels)
+    targets = {flag.rpartition('_')[2] for flag in build_cuda.targets() if 'code=sm_' in flag}
+    specialised = [row for row in rows if 'planar' in row['kernel']]
+    # 3 settings x 2 widths x (reassemble, scatter, correlate whole and sliced)
+    assert len(specialised) == 24 * len(targets)
+    assert not [row for row in specialised if row['spills'] or row['stack']]
+
+
+@needs_nvcc
+@pytest.mark.skipif(shutil.which('nm') is None, reason='needs nm')
+def test_library_uses_the_stable_abi_alone(kernels, tmp_path):
+    library = tmp_path / 'library.so'
+    build_cuda.build(library, tmp_path / 'objects', Path(torch.__file__).parent, TORCH_TARGET)
+    listing = subprocess.run(['nm', '-DC', '--undefined-only', library], capture_output=True, text=True)
+    symbols = listing.stdout.splitlines()
+    assert any('aoti_torch_get_current_cuda_stream' in symbol for symbol in symbols)
+    assert not [symbol for symbol in symbols if re.search('at::|c10::|cudaLaunch', symbol)]
+    defined = subprocess.run(['nm', '-DC', '--defined-only', library], capture_output=True, text=True)
+    assert 'cudaMalloc' not in defined.stdout  # the runtime in it is nobody else's
+
+
+@pytest.mark.parametrize(
+    'wish, torch_cuda, found, reason',
+    [
+        (None, '13.0', True, None),
+        (None, None, True, 'torch is a CPU build'),
+        (None, '13.0', False, 'nvcc is not found'),
+        ('0', '13.0', True, 'CARAFE_CUDA=0'),
+        ('1', None, True, None),
+    ],
+)
+def test_when_it_is_built(monkeypatch, wish, torch_cuda, found, reason):
+    monkeypatch.setattr(build_cuda, 'nvcc', lambda: 'nvcc' if found else None)
+    monkeypatch.delenv('CARAFE_CUDA', raising=False)
+    if wish is not None:
+        monkeypatch.setenv('CARAFE_CUDA', wish)
+    why = build_cuda.why_not(torch_cuda)
+    assert why is None if reason is None else why.startswith(reason)
+
+
+@needs_nvcc
+def test_arch_list_narrows_the_targets(monkeypatch):
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0 9.0+PTX')
+    assert [flag.partition('code=')[2] for flag in build_cuda.targets()] == ['sm_80', 'sm_90', 'compute_90']
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', 'Hopper')
+    with pytest.raises(ValueError, match="got 'Hopper'"):
+        build_cuda.targets()
+
+
+def test_cuda_library_is_not_loaded_beside_a_cpu_build():
+    if torch.version.cuda is not None:
+        pytest.skip('torch is built with CUDA')
+    command = [sys.executable, '-m', 'carafe_plugin.env']
+    report = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout
+    assert re.search(r'cuda operators: +plain PyTorch: torch is a CPU build\n', report)
