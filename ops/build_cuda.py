@@ -5,6 +5,7 @@ The kernels include no torch header, so that their objects serve every torch. Th
 what they are made of, below ``$XDG_CACHE_HOME/carafe-plugin`` (``~/.cache``), ptxas' report beside them.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -67,29 +68,38 @@ def compile_kernels() -> Path:
     headers = [*ROOT.glob('*.h'), *ROOT.glob('cuda/*.h'), *ROOT.glob('cuda/*.cuh')]
     for path in (*KERNELS, *sorted(headers)):
         digest.update(path.read_bytes())
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'carafe-plugin'
-    kept = cache / f'cuda-{digest.hexdigest()[:20]}'
-    if kept.exists():
-        return kept
-    print(f'carafe_plugin: compiling the CUDA kernels for {len(flags) - len(COMMON) - 2} targets', flush=True)
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        whole = Path(folder, 'whole')
+    with made_once(f'cuda-{digest.hexdigest()[:20]}') as (kept, whole):
+        if whole is None:
+            return kept
+        count = len(flags) - len(COMMON) - 2
+        print(f'carafe_plugin: compiling the CUDA kernels for {count} targets', flush=True)
         whole.mkdir()
 
         def compile_one(source):
-            # A temporary name goes into mangled symbols: the source's own, so that builds are alike.
             done = _run([nvcc(), *flags, '-c', str(source), '-o', str(whole / f'{source.stem}.o')])
             (whole / f'{source.stem}.log').write_text(done.stderr)
 
         with ThreadPoolExecutor(min(len(KERNELS), os.cpu_count() or 1)) as pool:
             list(pool.map(compile_one, KERNELS))
-        try:
-            whole.rename(kept)
-        except OSError:  # another build was quicker
-            if not kept.exists():
-                raise
     return kept
+
+
+@contextlib.contextmanager
+def made_once(name: str):
+    """A place in the cache, and where to make it: None where it is there, or another process just made it."""
+    import fcntl  # not on Windows, where setup.py imports this file as well
+
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'carafe-plugin'
+    cache.mkdir(parents=True, exist_ok=True)
+    kept = cache / name
+    with open(cache / f'{name.partition("-")[0]}.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.exists():
+            yield kept, None
+            return
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            yield kept, Path(folder, name)
+            Path(folder, name).rename(kept)  # whole, or not at all
 
 
 def build(target: Path, folder: Path, torch_root: Path, torch_target: str) -> None:

@@ -3,16 +3,19 @@
 
 import ctypes
 import hashlib
-import os
 import shutil
 import subprocess
-import tempfile
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'ops'))
+
+from build_cuda import made_once  # noqa: E402
+
 FOLDER = Path(__file__).parent / 'cuda_emulator'
 COMPILER = shutil.which('g++')
 FLAGS = [
@@ -40,15 +43,12 @@ def build() -> Path:
         digest.update(path.read_bytes())
     for name in ('reassembly.h', 'tensor_view.h'):
         digest.update((ROOT / 'ops' / name).read_bytes())
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'carafe-plugin'
-    library = cache / f'emulator-{digest.hexdigest()[:16]}.so'
-    if library.exists():
-        return library
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
+    with made_once(f'emulator-{digest.hexdigest()[:16]}.so') as (library, fresh):
+        if fresh is None:
+            return library
 
         def compile_one(source):
-            target = Path(folder, source.name + '.o')
+            target = fresh.parent / f'{source.name}.o'
             command = [COMPILER, *FLAGS, '-c', '-x', 'c++', str(source), '-o', str(target)]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
@@ -56,11 +56,7 @@ def build() -> Path:
 
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_one, sources))
-        partial = Path(folder, 'emulator.so')
-        subprocess.run(
-            [COMPILER, '-shared', '-fsanitize=undefined', *objects, '-o', str(partial)], check=True
-        )
-        partial.replace(library)
+        subprocess.run([COMPILER, '-shared', '-fsanitize=undefined', *objects, '-o', str(fresh)], check=True)
     return library
 
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax, reference
-from tests.ops.native_cases import LAYOUTS, make_inputs
+from tests.ops.native_cases import LAYOUTS, make_inputs, on_devices
 
 needs_native = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
@@ -21,9 +21,9 @@ ops = torch.ops.carafe_plugin
 SIZES = [(3, 2, 2, False), (5, 1, 1, False), (1, 4, 3, False), (3, 1, 2, True), (5, 2, 3, True)]
 
 
-def calls(shape, sizes, layout='contiguous', dtype=torch.float64, kernel_dtype=None):
+def calls(shape, sizes, layout='contiguous', dtype=torch.float64, kernel_dtype=None, device='cpu'):
     """Each operator's name, tensors and other arguments."""
-    features, masks, logits, grad = make_inputs(shape, *sizes, dtype, layout)
+    features, masks, logits, grad = make_inputs(shape, *sizes, dtype, layout, device=device)
     masks, logits = masks.to(kernel_dtype or dtype), logits.to(kernel_dtype or dtype)
     return [
         ('reassemble', (features, masks), sizes),
@@ -35,9 +35,10 @@ def calls(shape, sizes, layout='contiguous', dtype=torch.float64, kernel_dtype=N
 
 
 @needs_native
+@on_devices
 @pytest.mark.parametrize('sizes', SIZES, ids=str)
-def test_gradients_of_first_and_second_order(sizes):
-    for name, tensors, others in calls((1, 4, 2, 3), sizes):
+def test_gradients_of_first_and_second_order(device, sizes):
+    for name, tensors, others in calls((1, 4, 2, 3), sizes, device=device):
         tensors = [x.requires_grad_() for x in tensors]
         operator = getattr(ops, name)
         assert torch.autograd.gradcheck(lambda *x, f=operator, o=others: f(*x, *o), tensors)
@@ -81,8 +82,9 @@ def test_only_the_gradients_asked_for(needs):
         ('channels_last', (3, 1, 2, False), (torch.bfloat16, torch.float32)),
     ],
 )
-def test_opcheck(layout, sizes, dtypes):
-    for name, tensors, others in calls((2, 4, 3, 5), sizes, layout, *dtypes):
+@on_devices
+def test_opcheck(device, layout, sizes, dtypes):
+    for name, tensors, others in calls((2, 4, 3, 5), sizes, layout, *dtypes, device=device):
         tensors = [x.detach().requires_grad_() for x in tensors]
         tolerance = {} if len(dtypes) == 1 else dict(rtol=3e-2, atol=3e-2)  # of bfloat16
         torch.library.opcheck(getattr(ops, name).default, (*tensors, *others), **tolerance)
@@ -91,11 +93,14 @@ def test_opcheck(layout, sizes, dtypes):
 @needs_native
 @pytest.mark.parametrize('dynamic', [False, True])
 @pytest.mark.parametrize('function', [carafe, carafe_softmax])
-def test_compile_without_graph_break(function, dynamic):
+@on_devices
+def test_compile_without_graph_break(device, function, dynamic):
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend='aot_eager', dynamic=dynamic)
     for height in (3, 4):
-        features, masks, logits, grad = make_inputs((2, 4, height, 5), 5, 2, 2, False, torch.float32)
+        features, masks, logits, grad = make_inputs(
+            (2, 4, height, 5), 5, 2, 2, False, torch.float32, device=device
+        )
         kernels = masks if function is carafe else logits
         results = []
         for run in (function, compiled):
@@ -123,8 +128,9 @@ def test_export_with_dynamic_sizes():
 
 @needs_native
 @pytest.mark.parametrize('in_dims', [(0, 0), (1, None), (None, 2)], ids=str)
-def test_vmap(in_dims):
-    for name, (*tensors,), others in calls((2, 4, 3, 5), (3, 2, 2, False)):
+@on_devices
+def test_vmap(device, in_dims):
+    for name, (*tensors,), others in calls((2, 4, 3, 5), (3, 2, 2, False), device=device):
         dims = (*in_dims, *(None,) * (len(tensors) - 2))
         batched = [
             x if dim is None else torch.stack([x, x.flip(0), 2 * x], dim)
@@ -151,11 +157,12 @@ def test_flops_count_two_per_multiply_add():
 
 
 @needs_native
-def test_deterministic_algorithms_are_accepted():
+@on_devices
+def test_deterministic_algorithms_are_accepted(device):
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
-        features, _, logits, _ = make_inputs((1, 4, 2, 3), 3, 1, 2, False)
+        features, _, logits, _ = make_inputs((1, 4, 2, 3), 3, 1, 2, False, device=device)
         carafe_softmax(features.requires_grad_(), logits, 3).sum().backward()
     finally:
         torch.use_deterministic_algorithms(before)
