@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables, JSON and pictures of a measurement. Needs the standard library; pictures need matplotlib."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# The Okabe-Ito colours, as in tools/plot_logs.py.
+BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'
+COLOURS = {'pass': BLUE, 'miss': ORANGE}
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A markdown table whose columns are the keys of the first row."""
+    if not rows:
+        return ''
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in cells]
+    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
+    return '\n'.join(lines)
+
+
+def _text(value: object) -> str:
+    """Three digits of a number, but every digit in front of the point; '-' for None."""
+    if value is None:
+        return '-'
+    if isinstance(value, float):
+        if not value or not math.isfinite(value):
+            return f'{value:g}'
+        return f'{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}'
+    return str(value)
+
+
+def document(title: str, facts: Mapping[str, object], tables: Mapping[str, Sequence[Mapping]]) -> str:
+    """Markdown: a title, a list of facts, and tables under headings; empty ones are left out."""
+    parts = [f'# {title}', '\n'.join(f'- {k}: {v}' for k, v in facts.items())]
+    for heading, rows in tables.items():
+        if rows:
+            parts += [f'## {heading}', table(rows)]
+    return '\n\n'.join(parts) + '\n'
+
+
+def write(out: Path, name: str, content: dict, text: str) -> list[Path]:
+    """Write NAME.json and NAME.md into ``out`` and say where they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f'{name}.json', out / f'{name}.md']
+    paths[0].write_text(json.dumps(content, indent=1) + '\n')
+    paths[1].write_text(text)
+    return paths
+
+
+def draw_bars(verdicts: Sequence[Mapping], title: str, path: Path) -> Path | None:
+    """Each measured ratio relative to its bar: what ends left of the line passes.
+
+    Returns:
+        The path, or None where matplotlib is not installed or there is nothing to draw.
+    """
+    pyplot = _pyplot()
+    if pyplot is None or not verdicts:
+        return None
+    labels, lengths, colours, notes = [], [], [], []
+    for row in verdicts:
+        bar = float(row['bar'].split()[1])
+        lengths.append(bar / row['measured'] if row['bar'][0] == '≥' else row['measured'] / bar)
+        labels.append(f'{row["comparison"]}, {row["size"]}')
+        colours.append(COLOURS.get(row['verdict'], GREY))
+        noisy = '' if row['verdict'] in COLOURS else ', not judged'
+        notes.append(f'{_text(row["measured"])} (bar {row["bar"]}{noisy})')
+    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.24 * len(labels)), layout='constrained')
+    axes.barh(labels, lengths, color=colours, height=0.7)
+    for y, (length, note) in enumerate(zip(lengths, notes, strict=True)):
+        axes.annotate(note, (length, y), xytext=(4, 0), textcoords='offset points', va='center', size=7)
+    axes.axvline(1, color='black', lw=1)
+    axes.set(
+        xlim=(0, max(1.5, 1.25 * max(lengths))), xlabel='measured relative to the bar (shorter is better)'
+    )
+    return _finish(figure, axes, title, path)
+
+
+def draw_times(rows: Sequence[Mapping], title: str, path: Path) -> Path | None:
+    """Medians of ``forward_ms`` and ``step_ms`` by ``upsampler``, one panel for each ``size``."""
+    pyplot = _pyplot()
+    if pyplot is None or not rows:
+        return None
+    sizes = list(dict.fromkeys(row['size'] for row in rows))
+    names = list(dict.fromkeys(row['upsampler'] for row in rows))
+    figure, panels = pyplot.subplots(
+        1,
+        len(sizes),
+        figsize=(4.8 * len(sizes), 1.2 + 0.45 * len(names)),
+        squeeze=False,
+        layout='constrained',
+    )
+    for axes, size in zip(panels[0], sizes, strict=True):
+        times = {row['upsampler']: row for row in rows if row['size'] == size}
+        shown = [name for name in names if name in times]
+        for key, label, offset, colour in (
+            ('forward_ms', 'forward', -0.2, BLUE),
+            ('step_ms', 'forward + backward', 0.2, ORANGE),
+        ):
+            places = [i + offset for i in range(len(shown))]
+            values = [times[name][key] or 0 for name in shown]
+            axes.barh(places, values, height=0.38, color=colour, label=label)
+            for x, y in zip(values, places, strict=True):
+                axes.annotate(
+                    _text(x), (x, y), xytext=(3, 0), textcoords='offset points', va='center', size=7
+                )
+        axes.set_yticks(range(len(shown)), shown)
+        axes.set(xlabel='ms, median', xlim=(0, 1.15 * max(t['step_ms'] or 0 for t in times.values())))
+        _style(axes, size)
+    panels[0][0].legend(frameon=False, loc='lower right', fontsize=8)
+    figure.suptitle(title, size=10)
+    return _save(figure, path)
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _style(axes, title: str) -> None:
+    axes.invert_yaxis()
+    axes.set_title(title, size=10)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis='x', alpha=0.3, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def _finish(figure, axes, title: str, path: Path) -> Path:
+    _style(axes, title)
+    return _save(figure, path)
+
+
+def _save(figure, path: Path) -> Path:
+    figure.savefig(path, dpi=130)
+    _pyplot().close(figure)
+    return path
