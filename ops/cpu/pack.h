@@ -80,6 +80,10 @@ CARAFE_INLINE void narrow_vector(S* target, const double* source) {
 template <typename S>
 constexpr bool kIs16Bit = sizeof(S) == 2;
 
+CARAFE_INLINE int64_t element_size(Dtype dtype) {
+  return dtype == Dtype::kDouble ? 8 : dtype == Dtype::kFloat ? 4 : 2;
+}
+
 template <typename Acc>
 CARAFE_INLINE bool is_dense(const TensorView& tensor, int64_t stride) {
   return stride == 1 && tensor.dtype == (sizeof(Acc) == 4 ? Dtype::kFloat : Dtype::kDouble);
@@ -97,8 +101,11 @@ void load_elements(Acc* target, const S* source, int64_t stride, int64_t count) 
       const int64_t some = count < kWide ? count : kWide; // the tensor may end there
       S part[kWide] = {};
       Acc wide[kWide];
-      for (int64_t i = 0; i < some; ++i)
-        part[i] = source[i * stride];
+      if (stride == 1)
+        __builtin_memcpy(part, source, size_t(some) * sizeof(S));
+      else
+        for (int64_t i = 0; i < some; ++i)
+          part[i] = source[i * stride];
       widen_vector(wide, part);
       __builtin_memcpy(target, wide, size_t(some) * sizeof(Acc));
     }
@@ -122,8 +129,11 @@ void store_elements(S* target, const Acc* source, int64_t stride, int64_t count)
       S part[kWide];
       __builtin_memcpy(wide, source, size_t(some) * sizeof(Acc));
       narrow_vector(part, wide);
-      for (int64_t i = 0; i < some; ++i)
-        target[i * stride] = part[i];
+      if (stride == 1)
+        __builtin_memcpy(target, part, size_t(some) * sizeof(S));
+      else
+        for (int64_t i = 0; i < some; ++i)
+          target[i * stride] = part[i];
     }
   } else {
     for (int64_t i = 0; i < count; ++i)
@@ -196,12 +206,20 @@ CARAFE_INLINE void load_pair(Acc* target, const Acc* source) { // [2, lanes], [2
   store(target + n, odd);
 }
 template <typename Acc>
-CARAFE_INLINE void store_pair(Acc* target, const Acc* source) { // [2 * lanes], [2, lanes]
-  constexpr int n = kLanes<Acc>;
+CARAFE_INLINE void store_pair(Acc* target, Vec<Acc> even, Vec<Acc> odd) { // [2 * lanes]
   Vec<Acc> low, high;
-  interleave<Acc>(load(source), load(source + n), low, high, AllLanes<Acc>{});
+  interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
   store(target, low);
-  store(target + n, high);
+  store(target + kLanes<Acc>, high);
+}
+
+// First cell of the vector that holds cell `cell`, a multiple of the lanes. With
+// `overlap` the last vector is moved back to be a full one, where there are
+// enough cells: what lies in two vectors is computed twice, with equal results.
+template <typename Acc>
+CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count, bool overlap) {
+  constexpr int n = kLanes<Acc>;
+  return overlap && cell + n > count && count >= n ? count - n : cell;
 }
 
 // A row of `count` cells, `phases` pixels each, from `offset` on, as vectors of
@@ -216,6 +234,7 @@ void pack_phases(
     int64_t stride, // of a pixel
     int64_t phases,
     int64_t count, // cells
+    bool overlap, // of the last two vectors
     int64_t ahead, // offset of the row that is packed next, for the prefetch
     Acc* row) { // scratch [ceil(count / lanes) * lanes * phases]
   constexpr int n = kLanes<Acc>;
@@ -227,6 +246,9 @@ void pack_phases(
         __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
       load_pair(target, source + 2 * cell);
     }
+    const int64_t start = vector_start<Acc>(cell, count, overlap);
+    if (start < cell && cell < count)
+      return load_pair(target, source + 2 * start);
   }
   if (cell == count)
     return;
@@ -234,18 +256,15 @@ void pack_phases(
   const int64_t padded = ceil_div(rest, n) * n * phases;
   load_row(row, tensor, offset + cell * phases * stride, stride, rest * phases);
   fill_zero(row + rest * phases, padded - rest * phases);
-  if (phases == 2) {
-    for (const Acc* block = row; block < row + padded; block += 2 * n) {
+  for (int64_t first = 0; first < rest; first += n, target += block_stride) {
+    const Acc* block = row + vector_start<Acc>(first, rest, overlap) * phases;
+    if (phases == 2) {
       load_pair(target, block);
-      target += block_stride;
+      continue;
     }
-    return;
-  }
-  for (const Acc* block = row; block < row + padded; block += n * phases) {
     for (int64_t phase = 0; phase < phases; ++phase)
       for (int lane = 0; lane < n; ++lane)
         target[phase * n + lane] = block[lane * phases + phase];
-    target += block_stride;
   }
 }
 
@@ -257,7 +276,7 @@ CARAFE_INLINE void unpack_vectors(
     int64_t phases) {
   constexpr int n = kLanes<Acc>;
   if (phases == 2)
-    return store_pair(target, source);
+    return store_pair(target, load(source), load(source + n));
   if (phases == 1)
     return store(target, load(source));
   for (int64_t phase = 0; phase < phases; ++phase)
@@ -325,6 +344,28 @@ void pack_features(
         end - begin);
     fill_zero(target + end, plane - end);
   }
+}
+
+// Asks for a feature row that will be packed soon. Rows come from L2 or beyond,
+// and packing one waits longer than it copies.
+static inline void prefetch_features(
+    const Params& p,
+    int64_t image,
+    int64_t channel,
+    int64_t y,
+    int64_t first, // as in pack_features
+    int64_t cells) {
+  if (y < 0 || y >= p.in_h || p.features.stride[3] != 1)
+    return;
+  const int64_t size = element_size(p.features.dtype), radius = p.kernel_size / 2;
+  int64_t begin = first * p.step - radius, end = (first + cells) * p.step + radius;
+  begin = begin < 0 ? 0 : begin;
+  end = end < p.in_w ? end : p.in_w;
+  const int64_t* stride = p.features.stride;
+  const char* row = (const char*)p.features.data +
+      (image * stride[0] + channel * stride[1] + y * stride[2]) * size;
+  for (int64_t byte = begin * size; byte < end * size; byte += 64)
+    __builtin_prefetch(row + byte);
 }
 
 // Hands out parts of a thread's scratch; with no base it only counts.

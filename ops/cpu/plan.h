@@ -34,7 +34,8 @@ static inline void plan_splits(Params& p, int64_t threads, int64_t fewest) {
   int64_t splits = ceil_div(4 * threads, without);
   const int64_t most = ceil_div(channels, fewest);
   splits = threads == 1 ? 1 : splits < most ? splits : most;
-  p.split_channels = ceil_div(ceil_div(channels, splits), 4) * 4;
+  // a multiple of every register block: 2, 3 or 4 channels
+  p.split_channels = ceil_div(ceil_div(channels, splits), 12) * 12;
   p.splits = ceil_div(channels, p.split_channels);
 }
 

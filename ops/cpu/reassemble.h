@@ -8,7 +8,7 @@
 template <typename Acc>
 struct Reassemble {
   static constexpr int n = kLanes<Acc>;
-  static constexpr int kChannels = kManyRegisters ? 4 : 2; // of a register block
+  static constexpr int kChannels = kManyRegisters ? 4 : 3; // of a register block
 
   struct Scratch {
     int64_t plane;
@@ -47,13 +47,20 @@ struct Reassemble {
     p.scratch_bytes = arena.used;
   }
 
+  // Where a block of C channels and P phases leaves its sums.
+  struct Target {
+    Acc* data;
+    int64_t channel, row; // strides
+    bool pixels; // two rows of neighbouring pixels, else vectors of one phase
+  };
+
   // One vector of cells, C channels, P phases of all. K > 0 fixes the kernel
   // size, of the up map only.
   template <int K, int C, int P>
   static void block(
       const Acc* features, // [C, rows, step * plane], from the first tap on
       const Acc* weights, // [k * k, padded phases, lanes]
-      Acc* output, // [C, padded phases, lanes]
+      const Target& target,
       const Params& p,
       int64_t plane,
       int64_t channel_stride, // of features
@@ -66,31 +73,42 @@ struct Reassemble {
       _Pragma("GCC unroll 5")
       for (int64_t b = 0; b < k; ++b) {
         const Acc* tap = tap_row + (K ? b : tap_offset(b, p.step, plane));
-        Vec<Acc> weight[P];
-        CARAFE_UNROLL
-        for (int phase = 0; phase < P; ++phase) {
-          weight[phase] = load(weights + phase * n);
-          CARAFE_IN_REGISTER(weight[phase]);
-        }
+        Vec<Acc> feature[C];
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c) {
-          const Vec<Acc> feature = load(tap + c * channel_stride);
+          feature[c] = load(tap + c * channel_stride);
+          CARAFE_IN_REGISTER(feature[c]);
+        }
+        CARAFE_UNROLL
+        for (int phase = 0; phase < P; ++phase) {
+          Vec<Acc> weight = load(weights + phase * n);
+          CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
-          for (int phase = 0; phase < P; ++phase)
-            sum[c][phase] += feature * weight[phase];
+          for (int c = 0; c < C; ++c)
+            sum[c][phase] += feature[c] * weight;
         }
         weights += padded * n;
       }
     }
+    if constexpr (P == 4)
+      if (target.pixels) {
+        CARAFE_UNROLL
+        for (int c = 0; c < C; ++c)
+          CARAFE_UNROLL
+          for (int q = 0; q < 2; ++q)
+            store_pair(
+                target.data + c * target.channel + q * target.row, sum[c][2 * q], sum[c][2 * q + 1]);
+        return;
+      }
     CARAFE_UNROLL
     for (int c = 0; c < C; ++c)
       CARAFE_UNROLL
       for (int phase = 0; phase < P; ++phase)
-        store(output + (c * padded + phase) * n, sum[c][phase]);
+        store(target.data + c * target.channel + phase * n, sum[c][phase]);
   }
 
-  using Block =
-      void (*)(const Acc*, const Acc*, Acc*, const Params&, int64_t, int64_t, int64_t);
+  using Block = void (*)(
+      const Acc*, const Acc*, const Target&, const Params&, int64_t, int64_t, int64_t);
 
   template <int C>
   static Block choose(const Params& p) {
@@ -126,7 +144,7 @@ struct Reassemble {
     for (int64_t row = 0; row < rows; ++row)
       pack_weights(
           s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
-          item.first_column, item.columns, s.row);
+          item.first_column, item.columns, s.row, true);
     for (int64_t channel = item.first_channel; channel < item.last_channel;) {
       const int64_t count = item.last_channel - channel >= kChannels ? kChannels : 1;
       const int64_t used = (rows - 1) * p.step + p.kernel_size;
@@ -135,10 +153,17 @@ struct Reassemble {
           pack_features(
               s.features + (c * s.rows + a) * width, s.plane, p, item.image, channel + c,
               tap_position(item.first_row, p.step, a, p.kernel_size / 2), item.first_column);
-      for (int64_t row = 0; row < rows; ++row)
+      for (int64_t row = 0; row < rows; ++row) {
+        // a share of the features of the next channels, while this row computes
+        for (int64_t a = row * used / rows; a < (row + 1) * used / rows; ++a)
+          for (int64_t c = channel + count; c < channel + 2 * count && c < item.last_channel; ++c)
+            prefetch_features(
+                p, item.image, c, tap_position(item.first_row, p.step, a, p.kernel_size / 2),
+                item.first_column, item.columns);
         run_row(
             p, item, s, blocks[count > 1], s.features + row * p.step * width,
             s.weights + row * row_size, item.first_row + row, channel, count);
+      }
       channel += count;
     }
   }
@@ -158,43 +183,47 @@ struct Reassemble {
     const int64_t* stride = p.output.stride;
     const int64_t base = item.image * stride[0] + first_channel * stride[1] +
         row * p.phases * stride[2] + item.first_column * p.phases * stride[3];
-    // Dense float pixels go out as they are made; others a whole row at a time.
-    const bool direct = p.phases == 2 && is_dense<Acc>(p.output, stride[3]);
+    // Full vectors of dense float pixels go straight out, all else through a row
+    // of pixels.
+    const bool dense = is_dense<Acc>(p.output, stride[3]);
+    const bool direct = dense && p.phases == 2 && item.columns >= n;
     const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
-    for (int64_t cell = 0; cell < item.columns; cell += n) {
-      Acc* target = (Acc*)p.output.data + base + 2 * cell; // where `direct`
-      if (direct) // the lines arrive while the block computes
-        for (int64_t c = 0; c < count; ++c)
-          for (int q = 0; q < 2; ++q)
-            prefetch_pair(target + c * stride[1] + q * stride[2]);
-      for (int64_t phase = 0; phase < padded; phase += take)
-        block(
-            features + cell, weights + phase * n, s.output + phase * n, p, s.plane,
-            channel_stride, padded);
-      weights += weight_block_size<Acc>(p);
-      for (int64_t c = 0; c < count; ++c)
-        for (int64_t q = 0; q < p.phases; ++q) {
-          const Acc* source = s.output + (c * padded + q * p.phases) * n;
-          if (direct && cell + n <= item.columns)
-            store_pair(target + c * stride[1] + q * stride[2], source);
-          else
-            unpack_vectors(
-                s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases, source, p.phases);
+    const int64_t size = stride[3] == 1 ? element_size(p.output.dtype) : 0;
+    for (int64_t first = 0; first < item.columns; first += n) {
+      const int64_t cell = vector_start<Acc>(first, item.columns, true);
+      for (int64_t c = 0; c < count; ++c) // the lines arrive while the block computes
+        for (int64_t q = 0; q < p.phases; ++q)
+          prefetch_write(
+              (char*)p.output.data +
+                  (base + c * stride[1] + q * stride[2] + cell * p.phases) * size,
+              n * p.phases * size);
+      if (direct) {
+        const Target target{(Acc*)p.output.data + base + 2 * cell, stride[1], stride[2], true};
+        block(features + cell, weights, target, p, s.plane, channel_stride, padded);
+      } else {
+        for (int64_t phase = 0; phase < padded; phase += take) {
+          const Target target{s.output + phase * n, padded * n, 0, false};
+          block(features + cell, weights + phase * n, target, p, s.plane, channel_stride, padded);
         }
+        for (int64_t c = 0; c < count; ++c)
+          for (int64_t q = 0; q < p.phases; ++q)
+            unpack_vectors(
+                s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases,
+                s.output + (c * padded + q * p.phases) * n, p.phases);
+      }
+      weights += weight_block_size<Acc>(p);
     }
-    const int64_t done = direct ? item.columns / n * n : 0;
-    if (done == item.columns)
+    if (direct)
       return;
     for (int64_t c = 0; c < count; ++c)
       for (int64_t q = 0; q < p.phases; ++q)
         store_row(
-            p.output, base + c * stride[1] + q * stride[2] + done * p.phases * stride[3],
-            stride[3], s.pixels + (c * p.phases + q) * pixel_row + done * p.phases,
-            (item.columns - done) * p.phases);
+            p.output, base + c * stride[1] + q * stride[2], stride[3],
+            s.pixels + (c * p.phases + q) * pixel_row, item.columns * p.phases);
   }
 
-  CARAFE_INLINE void prefetch_pair(const Acc* target) { // [2 * lanes]
-    for (int byte = 0; byte < 2 * kVectorBytes; byte += 64)
-      __builtin_prefetch((const char*)target + byte, 1);
+  CARAFE_INLINE void prefetch_write(const char* target, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += 64)
+      __builtin_prefetch(target + byte, 1);
   }
 };

@@ -79,6 +79,7 @@ void pack_logits(
     int64_t row,
     int64_t first,
     int64_t count,
+    bool overlap, // of the last two vectors
     Acc* scratch) { // [entries * phases^2]
   constexpr int n = kLanes<Acc>;
   const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
@@ -87,7 +88,8 @@ void pack_logits(
   const int64_t base = image * stride[0] +
       logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
       row * stride[2] + first * stride[3];
-  for (int64_t cell = 0; cell < count; cell += n) {
+  for (int64_t block = 0; block < count; block += n) {
+    const int64_t cell = vector_start<Acc>(block, count, overlap);
     const int64_t lanes = count - cell < n ? count - cell : n;
     if (lanes < n || padded != phases2)
       fill_zero(target, entries * padded * n);
@@ -123,13 +125,14 @@ void pack_weights(
     int64_t row,
     int64_t first,
     int64_t count,
-    Acc* scratch) { // [max(entries * phases^2, padded row)]
+    Acc* scratch, // [max(entries * phases^2, padded row)]
+    bool overlap = false) { // of the last two vectors
   constexpr int n = kLanes<Acc>;
   const int64_t padded = padded_phases(p), block = weight_block_size<Acc>(p);
   const int64_t entries = p.kernel_size * p.kernel_size;
   const int64_t blocks = ceil_div(count, n);
   if (p.softmax) {
-    pack_logits(target, p, image, group, row, first, count, scratch);
+    pack_logits(target, p, image, group, row, first, count, overlap, scratch);
     for (int64_t b = 0; b < blocks; ++b)
       softmax_block(target + b * block, entries, padded);
     return;
@@ -149,6 +152,7 @@ void pack_weights(
           stride[3],
           p.phases,
           count,
+          overlap,
           phase_row + 1 < p.phases ? stride[2] : stride[1] - phase_row * stride[2],
           scratch);
 }
@@ -228,7 +232,7 @@ void pack_output(
   for (int64_t q = 0; q < p.phases; ++q)
     pack_phases(
         target + q * p.phases * n, block_stride, p.output, base + q * stride[2],
-        stride[3], p.phases, count, stride[1], scratch);
+        stride[3], p.phases, count, false, 3 * stride[1], scratch);
   const int64_t used = p.phases * p.phases, padded = padded_phases(p);
   if (used != padded)
     for (int64_t cell = 0; cell < count; cell += n, target += block_stride)
