@@ -3,6 +3,10 @@
 // CARAFE_TABLE naming the table; everything else has internal linkage.
 #include "params.h"
 
+#if defined(__AVX512BW__)
+#include <immintrin.h> // nothing there has linkage
+#endif
+
 namespace carafe {
 namespace {
 

@@ -65,9 +65,13 @@ CARAFE_INLINE void widen_vector(double* target, const S* source) {
     target[i] = wide[i];
 }
 template <typename S>
-CARAFE_INLINE void narrow_vector(S* target, const float* source) {
-  const Shorts shorts = __builtin_convertvector(narrow(load(source), S{}), Shorts);
+CARAFE_INLINE void store_narrow(S* target, Vec<float> value) {
+  const Shorts shorts = __builtin_convertvector(narrow(value, S{}), Shorts);
   __builtin_memcpy(target, &shorts, sizeof shorts);
+}
+template <typename S>
+CARAFE_INLINE void narrow_vector(S* target, const float* source) {
+  store_narrow(target, load(source));
 }
 template <typename S>
 CARAFE_INLINE void narrow_vector(S* target, const double* source) {
@@ -76,6 +80,38 @@ CARAFE_INLINE void narrow_vector(S* target, const double* source) {
     single[i] = float(source[i]);
   narrow_vector(target, single);
 }
+
+// Fewer than kWide values that lie together; RoI maps are that narrow.
+template <typename Acc, typename S>
+CARAFE_INLINE void widen_part(Acc* target, const S* source, int64_t count) {
+  S part[kWide] = {};
+  Acc wide[kWide];
+  __builtin_memcpy(part, source, size_t(count) * sizeof(S));
+  widen_vector(wide, part);
+  __builtin_memcpy(target, wide, size_t(count) * sizeof(Acc));
+}
+template <typename Acc, typename S>
+CARAFE_INLINE void narrow_part(S* target, const Acc* source, int64_t count) {
+  Acc wide[kWide] = {};
+  S part[kWide];
+  __builtin_memcpy(wide, source, size_t(count) * sizeof(Acc));
+  narrow_vector(part, wide);
+  __builtin_memcpy(target, part, size_t(count) * sizeof(S));
+}
+#if defined(__AVX512BW__)
+template <typename S>
+CARAFE_INLINE void widen_part(float* target, const S* source, int64_t count) {
+  const __mmask16 mask = __mmask16((1u << count) - 1);
+  const __m512i raw = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, source));
+  _mm512_mask_storeu_ps(target, mask, bits<__m512>(widen(bits<Words>(raw), S{})));
+}
+template <typename S>
+CARAFE_INLINE void narrow_part(S* target, const float* source, int64_t count) {
+  const __mmask16 mask = __mmask16((1u << count) - 1);
+  const Words raw = narrow(bits<Vec<float>>(_mm512_maskz_loadu_ps(mask, source)), S{});
+  _mm256_mask_storeu_epi16(target, mask, _mm512_cvtepi32_epi16(bits<__m512i>(raw)));
+}
+#endif
 
 template <typename S>
 constexpr bool kIs16Bit = sizeof(S) == 2;
@@ -97,15 +133,14 @@ void load_elements(Acc* target, const S* source, int64_t stride, int64_t count) 
         widen_vector(target + i, source + i);
       return widen_vector(target + count - kWide, source + count - kWide);
     }
+    if (stride == 1)
+      return widen_part(target, source, count);
     for (; count > 0; count -= kWide, target += kWide, source += kWide * stride) {
       const int64_t some = count < kWide ? count : kWide; // the tensor may end there
       S part[kWide] = {};
       Acc wide[kWide];
-      if (stride == 1)
-        __builtin_memcpy(part, source, size_t(some) * sizeof(S));
-      else
-        for (int64_t i = 0; i < some; ++i)
-          part[i] = source[i * stride];
+      for (int64_t i = 0; i < some; ++i)
+        part[i] = source[i * stride];
       widen_vector(wide, part);
       __builtin_memcpy(target, wide, size_t(some) * sizeof(Acc));
     }
@@ -123,17 +158,16 @@ void store_elements(S* target, const Acc* source, int64_t stride, int64_t count)
         narrow_vector(target + i, source + i);
       return narrow_vector(target + count - kWide, source + count - kWide);
     }
+    if (stride == 1)
+      return narrow_part(target, source, count);
     for (; count > 0; count -= kWide, source += kWide, target += kWide * stride) {
       const int64_t some = count < kWide ? count : kWide;
       Acc wide[kWide] = {};
       S part[kWide];
       __builtin_memcpy(wide, source, size_t(some) * sizeof(Acc));
       narrow_vector(part, wide);
-      if (stride == 1)
-        __builtin_memcpy(target, part, size_t(some) * sizeof(S));
-      else
-        for (int64_t i = 0; i < some; ++i)
-          target[i * stride] = part[i];
+      for (int64_t i = 0; i < some; ++i)
+        target[i * stride] = part[i];
     }
   } else {
     for (int64_t i = 0; i < count; ++i)
@@ -211,6 +245,28 @@ CARAFE_INLINE void store_pair(Acc* target, Vec<Acc> even, Vec<Acc> odd) { // [2 
   interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
   store(target, low);
   store(target + kLanes<Acc>, high);
+}
+
+// Two phases of one vector of cells to neighbouring pixels of a tensor of the
+// accumulation type, or of 16 bits where that is float.
+template <typename Acc>
+CARAFE_INLINE void
+store_pixels(void* data, Dtype dtype, int64_t offset, Vec<Acc> even, Vec<Acc> odd) {
+  constexpr int n = kLanes<Acc>;
+  if constexpr (sizeof(Acc) == 4)
+    if (dtype == Dtype::kHalf || dtype == Dtype::kBFloat16) {
+      Vec<Acc> low, high;
+      interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
+      if (dtype == Dtype::kHalf) {
+        store_narrow((Half*)data + offset, low);
+        store_narrow((Half*)data + offset + n, high);
+      } else {
+        store_narrow((BFloat16*)data + offset, low);
+        store_narrow((BFloat16*)data + offset + n, high);
+      }
+      return;
+    }
+  store_pair((Acc*)data + offset, even, odd);
 }
 
 // First cell of the vector that holds cell `cell`, a multiple of the lanes. With

@@ -49,8 +49,9 @@ struct Reassemble {
 
   // Where a block of C channels and P phases leaves its sums.
   struct Target {
-    Acc* data;
-    int64_t channel, row; // strides
+    void* data;
+    Dtype dtype;
+    int64_t offset, channel, row; // the last two are strides
     bool pixels; // two rows of neighbouring pixels, else vectors of one phase
   };
 
@@ -96,15 +97,16 @@ struct Reassemble {
         for (int c = 0; c < C; ++c)
           CARAFE_UNROLL
           for (int q = 0; q < 2; ++q)
-            store_pair(
-                target.data + c * target.channel + q * target.row, sum[c][2 * q], sum[c][2 * q + 1]);
+            store_pixels<Acc>(
+                target.data, target.dtype, target.offset + c * target.channel + q * target.row,
+                sum[c][2 * q], sum[c][2 * q + 1]);
         return;
       }
     CARAFE_UNROLL
     for (int c = 0; c < C; ++c)
       CARAFE_UNROLL
       for (int phase = 0; phase < P; ++phase)
-        store(target.data + c * target.channel + phase * n, sum[c][phase]);
+        store((Acc*)target.data + c * target.channel + phase * n, sum[c][phase]);
   }
 
   using Block = void (*)(
@@ -183,10 +185,11 @@ struct Reassemble {
     const int64_t* stride = p.output.stride;
     const int64_t base = item.image * stride[0] + first_channel * stride[1] +
         row * p.phases * stride[2] + item.first_column * p.phases * stride[3];
-    // Full vectors of dense float pixels go straight out, all else through a row
-    // of pixels.
-    const bool dense = is_dense<Acc>(p.output, stride[3]);
-    const bool direct = dense && p.phases == 2 && item.columns >= n;
+    // Full vectors of pixels that lie together go straight out, all else through
+    // a row of pixels.
+    const bool known = is_dense<Acc>(p.output, stride[3]) ||
+        (stride[3] == 1 && sizeof(Acc) == 4 && element_size(p.output.dtype) == 2);
+    const bool direct = known && p.phases == 2 && item.columns >= n;
     const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
     const int64_t size = stride[3] == 1 ? element_size(p.output.dtype) : 0;
     for (int64_t first = 0; first < item.columns; first += n) {
@@ -198,11 +201,12 @@ struct Reassemble {
                   (base + c * stride[1] + q * stride[2] + cell * p.phases) * size,
               n * p.phases * size);
       if (direct) {
-        const Target target{(Acc*)p.output.data + base + 2 * cell, stride[1], stride[2], true};
+        const Target target{
+            p.output.data, p.output.dtype, base + 2 * cell, stride[1], stride[2], true};
         block(features + cell, weights, target, p, s.plane, channel_stride, padded);
       } else {
         for (int64_t phase = 0; phase < padded; phase += take) {
-          const Target target{s.output + phase * n, padded * n, 0, false};
+          const Target target{s.output + phase * n, p.output.dtype, 0, padded * n, 0, false};
           block(features + cell, weights + phase * n, target, p, s.plane, channel_stride, padded);
         }
         for (int64_t c = 0; c < count; ++c)
