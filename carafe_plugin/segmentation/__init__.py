@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts for MMSegmentation: importing this package registers them and every upsampler with mmengine."""
+
+from importlib.util import find_spec
+
+from carafe_plugin.engine.registration import register_upsamplers
+
+from .fpn import UpsampleFPN
+from .fpn_head import UpsampleFPNHead
+from .segformer_head import UpsampleSegformerHead
+from .setr_up_head import UpsampleSETRUPHead
+from .unet import UpsampleInterpConv, UpsampleUNet
+from .uper_head import UpsampleUPerHead
+
+register_upsamplers()
+
+__all__ = [
+    'UpsampleFPN',
+    'UpsampleFPNHead',
+    'UpsampleInterpConv',
+    'UpsampleSETRUPHead',
+    'UpsampleSegformerHead',
+    'UpsampleUNet',
+    'UpsampleUPerHead',
+]
+
+if find_spec('mmdet') is not None:  # MaskFormer and Mask2Former; MMSegmentation itself goes without
+    from .pixel_decoder import (
+        UpsampleMaskFormerHead,
+        UpsampleMSDeformAttnPixelDecoder,
+        UpsamplePixelDecoder,
+    )
+
+    __all__ += ['UpsampleMSDeformAttnPixelDecoder', 'UpsampleMaskFormerHead', 'UpsamplePixelDecoder']
