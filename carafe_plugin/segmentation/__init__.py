@@ -7,6 +7,7 @@ from carafe_plugin.engine.registration import register_upsamplers
 
 from .fpn import UpsampleFPN
 from .fpn_head import UpsampleFPNHead
+from .metrics import BoundaryIoUMetric
 from .segformer_head import UpsampleSegformerHead
 from .setr_up_head import UpsampleSETRUPHead
 from .unet import UpsampleInterpConv, UpsampleUNet
@@ -15,6 +16,7 @@ from .uper_head import UpsampleUPerHead
 register_upsamplers()
 
 __all__ = [
+    'BoundaryIoUMetric',
     'UpsampleFPN',
     'UpsampleFPNHead',
     'UpsampleInterpConv',
