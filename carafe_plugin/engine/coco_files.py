@@ -25,8 +25,8 @@ def check_coco_dataset(cfg: dict, where: str, annotated: bool = True) -> None:
     Raises:
         UserError: names what is wrong.
     """
-    for name, dataset in _unwrap(cfg, where):
-        cls = _dataset_class(dataset)
+    for name, dataset in unwrap(cfg, where):
+        cls = dataset_class(dataset)
         coco = next((base for base in cls.__mro__ if base.__name__ == 'CocoDataset'), None)
         ann_file = dataset.get('ann_file')
         if coco is None or not isinstance(ann_file, str) or dataset.get('backend_args'):
@@ -63,17 +63,17 @@ def check_coco_file(path: str, where: str, annotated: bool = True) -> tuple[str,
     return tuple(image['file_name'] for image in content['images'] if 'file_name' in image)
 
 
-def _unwrap(cfg: dict, where: str) -> Iterator[tuple[str, dict]]:
+def unwrap(cfg: dict, where: str) -> Iterator[tuple[str, dict]]:
     if 'dataset' in cfg:
-        yield from _unwrap(cfg['dataset'], f'{where}.dataset')
+        yield from unwrap(cfg['dataset'], f'{where}.dataset')
     elif 'datasets' in cfg:
         for index, inner in enumerate(cfg['datasets']):
-            yield from _unwrap(inner, f'{where}.datasets[{index}]')
+            yield from unwrap(inner, f'{where}.datasets[{index}]')
     else:
         yield where, cfg
 
 
-def _dataset_class(cfg: dict) -> type:
+def dataset_class(cfg: dict) -> type:
     kind = cfg.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:

@@ -10,14 +10,15 @@ from torch import nn
 
 from .coco_files import check_coco_dataset, check_coco_file
 from .errors import UserError
+from .seg_files import check_seg_dataset
 
 
 def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     """Find what would fail later, and say it in one line.
 
-    Checked are mixed precision without a GPU, the COCO files of the given splits and of their evaluators, and
-    whether the model can be built, upsamplers included. A large annotation file is read once more by this: a
-    few seconds for COCO.
+    Checked are mixed precision without a GPU, the COCO files of the given splits and of their evaluators, the
+    images and label maps of segmentation, and whether the model can be built, upsamplers included. A large
+    annotation file is read once more by this: a few seconds for COCO.
 
     Args:
         cfg: complete config; not changed.
@@ -36,6 +37,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
             scored = not any(evaluator.get('format_only') for evaluator in evaluators)
             if isinstance(dataset, dict):
                 check_coco_dataset(dataset, f'{split}_dataloader.dataset', annotated=scored)
+                check_seg_dataset(dataset, f'{split}_dataloader.dataset')
             for evaluator in evaluators:
                 file = evaluator.get('ann_file')
                 if is_coco_metric(evaluator) and isinstance(file, str) and not evaluator.get('backend_args'):

@@ -10,6 +10,7 @@ from .fpn_head import UpsampleFPNHead
 from .metrics import BoundaryIoUMetric
 from .segformer_head import UpsampleSegformerHead
 from .setr_up_head import UpsampleSETRUPHead
+from .transforms import MapLabels
 from .unet import UpsampleInterpConv, UpsampleUNet
 from .uper_head import UpsampleUPerHead
 
@@ -17,6 +18,7 @@ register_upsamplers()
 
 __all__ = [
     'BoundaryIoUMetric',
+    'MapLabels',
     'UpsampleFPN',
     'UpsampleFPNHead',
     'UpsampleInterpConv',

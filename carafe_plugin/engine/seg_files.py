@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the images and label maps that a segmentation config names, before the Runner is made."""
+
+import os
+from itertools import chain
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, TRANSFORMS
+from PIL import Image
+
+from .coco_files import dataset_class, unwrap
+from .errors import UserError
+
+SAMPLE = 200  # label maps that are opened, spread evenly over a data set: a second or two
+
+
+def check_seg_dataset(cfg: dict, where: str) -> None:
+    """Check a dataset config, through wrappers: every image has a label map, and their contents fit.
+
+    Only MMSegmentation's BaseSegDataset and its kin are looked at, local files only. That the files are there
+    is checked of all of them, size and label values of at most :data:`SAMPLE`, evenly spread.
+
+    Args:
+        cfg: dataset config.
+        where: its name in the config, for messages.
+
+    Raises:
+        UserError: names the file, the label or the entry of a label map that is wrong.
+    """
+    for name, inner in unwrap(cfg, where):
+        cls = dataset_class(inner)
+        if not any(base.__name__ == 'BaseSegDataset' for base in cls.__mro__) or inner.get('backend_args'):
+            continue
+        pipeline = [step for step in inner.get('pipeline') or [] if isinstance(step, dict)]
+        dataset = _build(inner, name)
+        images = [info['img_path'] for info in dataset.data_list]
+        if not images:
+            folder = dataset.data_prefix.get('img_path')
+            raise UserError(f'no image *{dataset.img_suffix} in {folder} ({name})')
+        _check_present(images, 'image', name)
+        if any(_name(step) == 'LoadAnnotations' for step in pipeline):
+            labels = [info['seg_map_path'] for info in dataset.data_list]
+            _check_present(labels, 'label map', name)
+            mapping = [_transform(step, name) for step in pipeline if _name(step) == 'MapLabels']
+            chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLE).round().astype(int))
+            for index in chosen:
+                _check_pair(images[index], labels[index], dataset, mapping)
+
+
+def _build(cfg: dict, name: str) -> BaseDataset:
+    """The data set with its lists and without a pipeline."""
+    try:
+        return DATASETS.build(dict(cfg, pipeline=[], serialize_data=False, lazy_init=False))
+    except (AssertionError, OSError, TypeError, ValueError) as error:
+        path = os.path.join(cfg.get('data_root') or '', cfg.get('ann_file') or '')
+        cause = str(error) or f'{path} does not exist'
+        raise UserError(f'{name} cannot be built: {cause}') from error
+
+
+def _transform(cfg: dict, name: str) -> object:
+    try:
+        return TRANSFORMS.build(cfg)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{name}: {error}') from error
+
+
+def _name(cfg: dict) -> str:
+    kind = cfg.get('type', '')
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
+def _check_present(paths: list[str], what: str, name: str) -> None:
+    folders = filter(os.path.isdir, {os.path.dirname(path) for path in paths})
+    present = {os.path.join(folder, file) for folder in folders for file in os.listdir(folder)}
+    missing = [path for path in paths if path not in present]
+    if missing:
+        raise UserError(
+            f'{what} {missing[0]} does not exist, {len(missing)} of the {len(paths)} are absent ({name})'
+        )
+
+
+def _check_pair(image: str, label: str, dataset: BaseDataset, mapping: list) -> None:
+    with Image.open(image) as opened:
+        size = opened.size
+    with Image.open(label) as opened:
+        if opened.size != size:
+            raise UserError(
+                f'label map {label} is of {opened.size[0]} x {opened.size[1]} pixels, its image of '
+                f'{size[0]} x {size[1]}'
+            )
+        values = np.array(opened)
+    if values.ndim != 2:
+        raise UserError(f'label map {label} has {values.shape[-1]} channels, a label map has one')
+    found = np.flatnonzero(np.bincount(values.ravel()))
+    for transform in mapping:
+        if missing := transform.unmapped(found):
+            raise UserError(
+                f'label map {label}: label_map leaves label {missing[0]} unmapped, it has '
+                f'{len(transform.label_map)} entries'
+            )
+    # As LoadAnnotations shifts them, 0 being ignored; a table maps every label that it reaches.
+    first = 1 if dataset.reduce_zero_label else 0
+    known = dataset.label_map or range(len(dataset.metainfo.get('classes') or ()))
+    legal = set(chain(range(first), (value + first for value in known), (dataset.ignore_index,)))
+    wrong = [int(value) for value in found if value not in legal]
+    if wrong and not mapping and len(known):
+        raise UserError(
+            f'label map {label} holds label {wrong[0]}; the data set has {len(known)} classes, '
+            f'{first} to {len(known) - 1 + first}, and {dataset.ignore_index} to ignore'
+        )
