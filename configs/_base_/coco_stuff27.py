@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO-Stuff 164k in the 27 coarse classes of the unsupervised-segmentation literature (IIC, PiCIE, STEGO).
+
+Label maps are mmseg's (``*_labelTrainIds.png``, 171 labels): 12 groups of things and 15 of stuff, which
+are the supercategories of COCO's own annotation files. Pixels without a label (255) are ignored.
+"""
+
+classes = (
+    *('electronic', 'appliance', 'food thing', 'furniture thing', 'indoor', 'kitchen', 'accessory', 'animal'),
+    *('outdoor', 'person', 'sports', 'vehicle', 'ceiling', 'floor', 'food stuff', 'furniture stuff'),
+    *('raw material', 'textile', 'wall', 'window', 'building', 'ground', 'plant', 'sky', 'solid'),
+    *('structural', 'water'),
+)
+palette = [[37 * i % 256, 91 * i % 256 // 2 + 64, 149 * i % 256] for i in range(27)]
+# Things by groups, labels 0 to 79: person, vehicle, outdoor, animal, accessory, sports, kitchen, food,
+# furniture, electronic, appliance, indoor. Then the stuff in alphabetical order, 80 to 170.
+label_map = [
+    *([9] * 1 + [11] * 8 + [8] * 5 + [7] * 10 + [6] * 5 + [10] * 10 + [5] * 7 + [2] * 10),
+    *([3] * 6 + [0] * 6 + [1] * 5 + [4] * 7),
+    *(17, 17, 22, 20, 20, 22, 15, 25, 16, 13, 12, 12, 17, 17, 23, 15, 15, 17, 15, 21, 15, 25, 13),
+    *(13, 13, 13, 13, 22, 26, 14, 14, 15, 22, 21, 21, 24, 20, 22, 15, 17, 16, 15, 22, 24, 21, 17),
+    *(25, 16, 21, 17, 22, 16, 21, 21, 25, 21, 26, 21, 24, 20, 17, 14, 21, 26, 15, 23, 20, 21, 24),
+    *(15, 24, 22, 25, 15, 20, 17, 17, 22, 14, 18, 18, 18, 18, 18, 18, 18, 26, 26, 19, 19, 24),
+]
+to_coarse = dict(type='MapLabels', label_map=label_map, num_classes=27)
+dataset = dict(
+    type='BaseSegDataset',
+    data_root='data/coco_stuff164k',
+    metainfo=dict(classes=classes, palette=palette),
+    img_suffix='.jpg',
+    seg_map_suffix='_labelTrainIds.png',
+)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    to_coarse,
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    to_coarse,
+    dict(type='PackSegInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [to_coarse],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        data_prefix=dict(img_path='images/train2017', seg_map_path='annotations/train2017'),
+        pipeline=train_pipeline,
+        **dataset,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        data_prefix=dict(img_path='images/val2017', seg_map_path='annotations/val2017'),
+        pipeline=test_pipeline,
+        **dataset,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UperNet R50 with CARAFE in fusion, in the paper's recipe (../_base_/ade20k_20e_450.py).
+
+Published (ICCV 2019, val, single scale): 41.06 mIoU, 80.23 pixel accuracy.
+Train: bash tools/dist_train.sh configs/ade20k/upernet_r50_carafe-fusion_20e_ade20k-450.py 8
+Run here: built; not trained on ADE20K.
+"""
+
+_base_ = './upernet_r50_stock_20e_ade20k-450.py'
+model = dict(decode_head=dict(type='UpsampleUPerHead', upsample_cfg=dict(fusion=dict(type='carafe'))))

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UperNet R50 with CARAFE in ppm, fpn and fusion on COCO-Stuff in 27 coarse classes, 80k iterations.
+
+Classes and labels: ../_base_/coco_stuff27.py.
+Published: nothing known; the protocol is used without supervision, or with a linear probe.
+Train: bash tools/dist_train.sh configs/coco_stuff/upernet_r50_carafe_4xb4-80k_coco-stuff27-512x512.py 4
+Run here: on the labels of 100 COCO images (docs/segmentation.md); not trained on COCO-Stuff.
+"""
+
+_base_ = [
+    'mmseg::_base_/models/upernet_r50.py',
+    '../_base_/coco_stuff27.py',
+    'mmseg::_base_/default_runtime.py',
+    'mmseg::_base_/schedules/schedule_80k.py',
+]
+custom_imports = dict(imports=['carafe_plugin.segmentation'])
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(
+        type='UpsampleUPerHead',
+        num_classes=27,
+        upsample_cfg=dict(ppm=dict(type='carafe'), fpn=dict(type='carafe'), fusion=dict(type='carafe')),
+    ),
+    auxiliary_head=dict(num_classes=27),
+)
