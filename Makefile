@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint format
+.PHONY: help setup demo demo-seg test test-full lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
@@ -24,6 +24,9 @@ setup: ## Install everything into .venv; the first time compiles mmcv (20 minute
 
 demo: setup ## Train a small CARAFE Mask R-CNN, evaluate it and draw what it finds
 	$(PY) tools/quickstart.py
+
+demo-seg: setup ## Train a small CARAFE UperNet, evaluate it and draw what it segments
+	$(PY) tools/quickstart_seg.py
 
 test: setup ## Run the tests but the slow ones
 	$(PYTEST) -m 'not slow'

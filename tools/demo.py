@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a detector over images and draw what it finds.
+"""Run a detector or a segmentor over images and draw what it finds.
 
 Every image gives OUT/NAME.png. With --ground-truth a picture has three columns: image, ground truth
-and prediction. With --grid all images go into one sheet, OUT/predictions.png, instead.
+and prediction. With --grid all images go into one sheet, OUT/predictions.png, instead. What the model is,
+the scope of its config says.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 from mmdet.apis import inference_detector, init_detector
 from mmdet.structures.mask import bitmap_to_polygon
 from mmdet.visualization.palette import get_palette
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
@@ -26,6 +28,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
     sys.path.insert(0, str(_ROOT))
 
+from carafe_plugin.engine import seg_demo  # noqa: E402
 from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
 from carafe_plugin.engine.coco_files import check_coco_file  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
@@ -227,14 +230,31 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', required=True, type=Path, help='folder for the pictures')
     parser.add_argument('--score-thr', type=float, default=0.3, help='default: %(default)s')
     parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--ground-truth', type=Path, metavar='ANN.json', help='COCO annotations')
+    parser.add_argument(
+        '--ground-truth',
+        type=Path,
+        metavar='PATH',
+        help='COCO annotations; for segmentation a folder of label maps NAME.png',
+    )
     parser.add_argument('--grid', action='store_true', help='one sheet for all images')
     parser.add_argument('--max-images', type=int, help='stop after this many')
     return parser.parse_args(argv)
 
 
+def is_segmentation(config: str) -> bool:
+    """Whether a config is one of MMSegmentation."""
+    return Config.fromfile(config).get('default_scope') == 'mmseg'
+
+
+def init_segmentor(*args: object, **kwargs: object) -> torch.nn.Module:
+    """MMSegmentation's ``init_model``."""
+    from mmseg.apis import init_model  # MMSegmentation is an extra of its own
+
+    return init_model(*args, **kwargs)
+
+
 def load_model(args: argparse.Namespace) -> torch.nn.Module:
-    """Build the detector and load its weights, all of them.
+    """Build the model and load its weights, all of them.
 
     Raises:
         UserError: The config or the device does not exist, or the checkpoint cannot be read or is
@@ -247,8 +267,9 @@ def load_model(args: argparse.Namespace) -> torch.nn.Module:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:
         raise UserError(f'--device {args.device}: {error}') from error
+    init_model = init_segmentor if is_segmentation(args.config) else init_detector
     with contextlib.redirect_stdout(None):  # it prints a list of all misfits; one is told below
-        model = init_detector(args.config, args.checkpoint, device=args.device)
+        model = init_model(args.config, args.checkpoint, device=args.device)
     if checkpoint is not None:
         stored = checkpoint.get('state_dict', checkpoint)
         for name, weight in model.named_parameters():
@@ -269,6 +290,16 @@ def demo(argv: list[str] | None) -> None:
     images = find_images(args.inputs, args.max_images)
     files = outputs(images, args.out, args.grid)
     model = load_model(args)
+    if is_segmentation(args.config):
+        seg_demo.demo(model, images, files, args.ground_truth)
+    else:
+        demo_detector(model, args, images, files)
+    print(f'{len(images)} images drawn -> {files[0] if args.grid else args.out}')
+
+
+def demo_detector(
+    model: torch.nn.Module, args: argparse.Namespace, images: list[Path], files: list[Path]
+) -> None:
     truth = None
     if args.ground_truth:
         truth = GroundTruth(args.ground_truth, images, model.dataset_meta['classes'])
@@ -286,7 +317,6 @@ def demo(argv: list[str] | None) -> None:
             picture.save(file)
     if args.grid:
         sheet(rows, titles).save(files[0])
-    print(f'{len(images)} images drawn -> {files[0] if args.grid else args.out}')
 
 
 def main(argv: list[str] | None = None) -> None:

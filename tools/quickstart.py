@@ -35,9 +35,11 @@ def run(*command: object) -> None:
         sys.exit(code)
 
 
-def claim(work_dir: Path) -> None:
+def claim(work_dir: Path, config: str | None = None) -> None:
     """Make sure that a run found in ``work_dir`` is one of this config and data; else leave."""
-    stamp = hashlib.sha256(Path(CONFIG).read_bytes() + (DATA / 'shapes.json').read_bytes()).hexdigest()
+    stamp = hashlib.sha256(
+        Path(config or CONFIG).read_bytes() + (DATA / 'shapes.json').read_bytes()
+    ).hexdigest()
     note = work_dir / 'quickstart.sha256'
     if work_dir.exists() and any(work_dir.iterdir()) and (not note.exists() or note.read_text() != stamp):
         sys.exit(f'{work_dir} holds something else than a run of this config and data: move it away first')

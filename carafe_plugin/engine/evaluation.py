@@ -6,6 +6,7 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
+from . import overlay  # noqa: F401  (registers the hook)
 from .errors import UserError, notice
 from .preflight import as_list, is_coco_metric, type_name
 
@@ -19,9 +20,9 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     folder = os.path.abspath(folder)  # MMDetection puts a relative one into the work_dir
     if type_name(hook) == 'DetVisualizationHook':
         hook.test_out_dir = folder
-    else:  # MMSegmentation draws every fiftieth image unless told otherwise, and into the visualizer's folder
-        hook.interval = 1
-        cfg.visualizer.save_dir = folder
+    else:  # MMSegmentation's own has no legend, and draws into the visualizer's folder
+        hook.draw = False
+        cfg.custom_hooks = [*cfg.get('custom_hooks', ()), dict(type='OverlayHook', out_dir=folder)]
 
 
 def dump_predictions(cfg: Config, file: str) -> None:

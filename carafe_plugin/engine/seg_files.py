@@ -2,6 +2,7 @@
 """Check the images and label maps that a segmentation config names, before the Runner is made."""
 
 import os
+from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
@@ -32,7 +33,7 @@ def check_seg_dataset(cfg: dict, where: str) -> None:
         cls = dataset_class(inner)
         if not any(base.__name__ == 'BaseSegDataset' for base in cls.__mro__) or inner.get('backend_args'):
             continue
-        pipeline = [step for step in inner.get('pipeline') or [] if isinstance(step, dict)]
+        pipeline = list(_steps(inner.get('pipeline') or []))
         dataset = _build(inner, name)
         images = [info['img_path'] for info in dataset.data_list]
         if not images:
@@ -46,6 +47,16 @@ def check_seg_dataset(cfg: dict, where: str) -> None:
             chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLE).round().astype(int))
             for index in chosen:
                 _check_pair(images[index], labels[index], dataset, mapping)
+
+
+def _steps(pipeline: list) -> Iterator[dict]:
+    """The transforms of a pipeline, those inside others included (test-time augmentation)."""
+    for step in pipeline:
+        if isinstance(step, dict):
+            yield step
+            yield from _steps(step.get('transforms') or [])
+        elif isinstance(step, (list, tuple)):
+            yield from _steps(step)
 
 
 def _build(cfg: dict, name: str) -> BaseDataset:

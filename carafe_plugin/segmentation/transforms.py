@@ -10,7 +10,7 @@ from mmseg.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class MapLabels(BaseTransform):
-    """Replace each label of ``gt_seg_map``; comes right behind ``LoadAnnotations``.
+    """Replace each label of the label maps; comes right behind ``LoadAnnotations``.
 
     Pixels of ``ignore_index`` stay what they are, unless the table has an entry for that label.
 
@@ -45,13 +45,13 @@ class MapLabels(BaseTransform):
         return [int(label) for label in found if label > 255 or self._table[label] < 0]
 
     def transform(self, results: dict) -> dict:
-        labels = results['gt_seg_map']
-        if missing := self.unmapped(labels):
-            raise ValueError(
-                f'{results.get("seg_map_path", "label map")}: label_map leaves label {missing[0]} unmapped, '
-                f'it has {len(self.label_map)} entries'
-            )
-        results['gt_seg_map'] = self._table[labels].astype(np.uint8)
+        for key in results.get('seg_fields', ()):  # none where an image alone is segmented
+            if missing := self.unmapped(results[key]):
+                raise ValueError(
+                    f'{results.get("seg_map_path", key)}: label_map leaves label {missing[0]} unmapped, '
+                    f'it has {len(self.label_map)} entries'
+                )
+            results[key] = self._table[results[key]].astype(np.uint8)
         return results
 
     def __repr__(self) -> str:

@@ -9,15 +9,21 @@ from carafe_plugin.segmentation import MapLabels
 
 def test_maps_each_label_and_keeps_the_ignored():
     labels = np.array([[0, 1, 2], [255, 2, 0]], np.uint8)
-    out = MapLabels([1, 255, 0], 2).transform(dict(gt_seg_map=labels, seg_map_path='a.png'))['gt_seg_map']
+    results = dict(gt_seg_map=labels, seg_fields=['gt_seg_map'])
+    out = MapLabels([1, 255, 0], 2).transform(results)['gt_seg_map']
     assert out.dtype == np.uint8
     assert out.tolist() == [[1, 255, 0], [255, 0, 1]]
 
 
 def test_an_unmapped_label_is_named_with_its_file():
-    results = dict(gt_seg_map=np.array([[0, 7]], np.uint8), seg_map_path='folder/a.png')
+    labels = np.array([[0, 7]], np.uint8)
+    results = dict(gt_seg_map=labels, seg_fields=['gt_seg_map'], seg_map_path='folder/a.png')
     with pytest.raises(ValueError, match=r'folder/a.png: label_map leaves label 7 unmapped, it has 3'):
         MapLabels([0, 1, 255], 2).transform(results)
+
+
+def test_an_image_alone_passes():
+    assert MapLabels([0], 1).transform(dict(img=1)) == dict(img=1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``tools/demo.py`` does with a segmentation config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from .errors import UserError
+from .overlay import picture
+
+SIDE = 480  # smaller images are enlarged to about this
+
+
+def read_truth(folder: Path, images: Sequence[Path], meta: dict) -> list[np.ndarray]:
+    """The label map FOLDER/NAME.png of each image, as the model's classes.
+
+    Raises:
+        UserError: there is none, or it is of another size than its image.
+    """
+    maps = []
+    for image in images:
+        file = folder / f'{image.stem}.png'
+        if not file.is_file():
+            raise UserError(f'{file}: no such label map, for {image}')
+        labels = np.array(Image.open(file))
+        size = mmcv.imread(image).shape[:2]
+        if labels.shape != size:
+            raise UserError(f'{file} has the shape {labels.shape}, its image {size}')
+        if meta.get('reduce_zero_label'):
+            labels = np.where(labels == 0, 255, labels - 1)
+        maps.append(labels)
+    return maps
+
+
+def demo(model: torch.nn.Module, images: Sequence[Path], files: Sequence[Path], truth: Path | None) -> None:
+    """Draw the prediction for each image; one sheet for all where all ``files`` are the same.
+
+    Args:
+        model: a segmentor of ``mmseg.apis.init_model``.
+        images: what to segment.
+        files: the picture to write for each.
+        truth: folder of label maps, drawn between image and prediction.
+    """
+    from mmseg.apis import inference_model
+
+    model.cfg.setdefault('test_pipeline', model.cfg.test_dataloader.dataset.pipeline)  # where mmseg looks
+    meta = model.dataset_meta
+    maps = read_truth(truth, images, meta) if truth else []
+    titles = ['image', *['ground truth'] * bool(maps), 'prediction']
+    sheets: dict[Path, list] = {}
+    for index, (path, file) in enumerate(zip(tqdm(images, desc='demo', unit='image'), files, strict=True)):
+        predicted = inference_model(model, str(path)).pred_sem_seg.data.squeeze(0).cpu().numpy()
+        row = [mmcv.imread(path, channel_order='rgb'), *maps[index : index + 1], predicted]
+        factor = max(1, round(SIDE / max(predicted.shape)))
+        row = [layer.repeat(factor, 0).repeat(factor, 1) for layer in row]
+        sheets.setdefault(file, []).append(row)
+        if file not in files[index + 1 :]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture(sheets.pop(file), titles, meta['classes'], meta['palette']).save(file)

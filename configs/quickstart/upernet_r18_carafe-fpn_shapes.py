@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small UperNet of upernet_r18_carafe_shapes.py with CARAFE in fpn alone."""
+
+_base_ = './upernet_r18_stock_shapes.py'
+model = dict(decode_head=dict(type='UpsampleUPerHead', upsample_cfg=dict(fpn=dict(type='carafe'))))

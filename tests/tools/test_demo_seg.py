@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo, the pictures of tools/test.py and the training tool on a segmentation config."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmseg.apis import init_model
+from PIL import Image
+
+from carafe_plugin.datasets import make_shapes
+from carafe_plugin.engine.overlay import blend, legend, picture
+from tests.engine.helpers import ROOT, load_tool, run_tool
+
+CONFIG = ROOT / 'configs' / 'quickstart' / 'upernet_r18_carafe_shapes.py'
+
+
+@pytest.fixture(scope='module')
+def setting(tmp_path_factory):
+    """A shrunk quick-start config with SyncBN, its data, and a checkpoint of one iteration."""
+    folder = tmp_path_factory.mktemp('segmentation')
+    make_shapes(folder / 'shapes', 2, 2)
+    parts = [
+        f"{split}_dataloader = dict(dataset=dict(data_root='{folder / 'shapes' / 'ade'}'))"
+        for split in ('train', 'val', 'test')
+    ]
+    (folder / 'config.py').write_text(f"""
+_base_ = '{CONFIG}'
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    backbone=dict(base_channels=8, stem_channels=8, norm_cfg=norm_cfg),
+    decode_head=dict(in_channels=[8, 16, 32, 64], channels=8, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=32, channels=8, norm_cfg=norm_cfg))
+train_cfg = dict(max_iters=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
+{chr(10).join(parts)}
+""")
+    code = run_tool('train', [folder / 'config.py', '--work-dir', folder / 'work'], folder / 'log')
+    assert code == 0, (folder / 'log').read_text()
+    return folder
+
+
+def test_training_reports_both_metrics(setting):
+    (file,) = (setting / 'work').glob('*/vis_data/scalars.json')
+    last = json.loads(file.read_text().splitlines()[-1])
+    assert 0 <= last['mBIoU'] <= 100 and 0 <= last['mIoU'] <= 100
+
+
+@pytest.mark.parametrize('grid', [False, True])
+def test_demo(setting, tmp_path, capsys, grid):
+    images = setting / 'shapes' / 'ade' / 'images' / 'validation'
+    argv = [images, '--config', setting / 'config.py', '--checkpoint', setting / 'work' / 'iter_1.pth']
+    argv += ['--out', tmp_path, '--ground-truth', setting / 'shapes' / 'ade' / 'annotations' / 'validation']
+    load_tool('demo').main([*map(str, argv), '--device', 'cpu', *['--grid'] * grid])
+    names = sorted(path.name for path in tmp_path.glob('*'))
+    assert names == (['predictions.png'] if grid else ['val_00000.png', 'val_00001.png'])
+    with Image.open(tmp_path / names[0]) as drawn:
+        # 192 pixels are enlarged to twice as many: three columns, one or two rows, head and legend.
+        assert drawn.width == 3 * 384 + 4 * 12
+        assert drawn.height > (2 if grid else 1) * 384
+    assert '2 images drawn' in capsys.readouterr().out
+
+
+def test_demo_names_a_missing_label_map(setting, tmp_path, capsys):
+    argv = [setting / 'shapes' / 'train', '--config', setting / 'config.py', '--max-images', '1']
+    argv += ['--checkpoint', setting / 'work' / 'iter_1.pth', '--out', tmp_path / 'out', '--device', 'cpu']
+    with pytest.raises(SystemExit):
+        load_tool('demo').main([*map(str, argv), '--ground-truth', str(tmp_path)])
+    assert 'train_00000.png: no such label map' in capsys.readouterr().err
+
+
+def test_show_dir_and_test_time_augmentation(setting, tmp_path):
+    argv = [setting / 'config.py', setting / 'work' / 'iter_1.pth', '--work-dir', tmp_path / 'work', '--tta']
+    assert run_tool('test', [*argv, '--show-dir', tmp_path / 'drawn'], tmp_path / 'log') == 0, (
+        tmp_path / 'log'
+    ).read_text()[-2000:]
+    with Image.open(tmp_path / 'drawn' / 'val_00000.png') as drawn:
+        assert drawn.width == 3 * 192 + 4 * 12
+    (file,) = (tmp_path / 'work').glob('*/*.json')
+    assert {'mIoU', 'mBIoU', 'aAcc'} <= json.loads(file.read_text()).keys()
+
+
+def test_stock_weights_start_a_carafe_model(setting):
+    """A checkpoint of the stock head loads into the head with upsamplers, as fine-tuning does it."""
+    stock = init_model(str(CONFIG.with_name('upernet_r18_stock_shapes.py')), device='cpu')
+    ours = init_model(str(CONFIG), device='cpu')
+    keys = ours.load_state_dict(stock.state_dict(), strict=False)
+    assert not keys.unexpected_keys
+    assert all(key.startswith('decode_head.upsamplers.') for key in keys.missing_keys)
+    with torch.no_grad():
+        assert ours(torch.rand(1, 3, 64, 96)).shape == (1, 7, 16, 24)
+
+
+def test_the_legend_names_what_occurs():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:20], labels[30:] = 2, 255
+    palette = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    drawn = blend(image, labels, palette, alpha=0.5)
+    assert drawn[0, 0].tolist() == [100, 100, 228] and drawn[25, 0].tolist() == [228, 100, 100]
+    assert drawn[35, 0].tolist() == [100, 100, 100]
+    shown = np.array(picture([[image, labels]], ['image', 'labels'], ['a', 'b', 'c'], palette))
+    foot = shown[-38:].reshape(-1, 3).tolist()
+    assert [255, 0, 0] in foot and [0, 0, 255] in foot and [0, 255, 0] not in foot
+    assert legend(['a long name'] * 9, [(0, 0, 0)] * 9, 200).height > 4 * 26
