@@ -1,63 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """FPN (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144) with any upsampler in its top-down path."""
 
-import torch.nn.functional as F
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
-from mmengine.model import ModuleList
-from torch import Tensor
 
-from carafe_plugin.upsamplers import build_upsampler, top_down
+from carafe_plugin.engine.fpn import UpsampledTopDown
 
 
 @MODELS.register_module()
-class UpsampleFPN(FPN):
+class UpsampleFPN(UpsampledTopDown, FPN):
     """MMDetection's FPN whose top-down steps are upsamplers of :data:`carafe_plugin.UPSAMPLERS`.
 
-    The topology is the stock one: an upsampler for each pair of neighbouring backbone levels (three of them
-    on ResNet's four), extra levels by pooling or strided convolution. A guided upsampler gets the lateral
-    of the finer level. With ``nearest`` every output equals the stock class bit for bit.
-
-    Args:
-        upsample_cfg: ``dict(type=NAME, ...)``; None runs the stock code.
-        *args, **kwargs: as :class:`mmdet.models.necks.FPN`.
-
-    Raises:
-        TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`; in ``forward``, a ValueError names
-            the level whose size is not half of the next finer one's, give or take a pixel.
+    Arguments and errors: see :class:`carafe_plugin.engine.fpn.UpsampledTopDown`.
     """
-
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        # mmengine's ModuleList initialises its members after the neck's own Xavier; torch's would not.
-        self.upsamplers = ModuleList()
-        if upsample_cfg is not None:
-            self.upsamplers.extend(
-                build_upsampler(upsample_cfg, self.out_channels, guide_channels=self.out_channels)
-                for _ in self.lateral_convs[1:]
-            )
-        self.upsample_cfg = self.upsample_cfg if upsample_cfg is None else dict(upsample_cfg)
-
-    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into ``num_outs`` maps."""
-        if not self.upsamplers:
-            return super().forward(inputs)
-        used = inputs[self.start_level : self.backbone_end_level]
-        laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
-        laterals = top_down(laterals, self.upsamplers)
-        outs = self._outputs(laterals)
-
-        if not self.add_extra_convs:  # max-pooled levels (Faster and Mask R-CNN)
-            while len(outs) < self.num_outs:
-                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
-            return tuple(outs)
-        sources = dict(on_input=used[-1], on_lateral=laterals[-1], on_output=outs[-1])
-        source = sources[self.add_extra_convs]
-        for conv in self.fpn_convs[len(outs) :]:  # convolved levels (RetinaNet)
-            outs.append(conv(source))
-            source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
-        return tuple(outs)
-
-    def _outputs(self, laterals: list[Tensor]) -> list[Tensor]:
-        """The output maps of the merged backbone levels."""
-        return [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import carafe_plugin.segmentation  # noqa: F401
 
 CHANNELS = [8, 16, 24, 32]
-WIDTH = 32  # of the inner maps; some upsamplers have groups
+WIDTH = 64  # of the inner maps; the groups of every upsampler divide it
 HEAD = dict(num_classes=5, channels=WIDTH, norm_cfg=dict(type='BN'), dropout_ratio=0)
 LEVELS = dict(in_channels=CHANNELS, in_index=[0, 1, 2, 3], align_corners=False, **HEAD)
 ENCODER = dict(
@@ -89,7 +89,8 @@ def place(name: str) -> Callable[[dict], dict]:
 
 
 HOSTS = dict(
-    uper_ppm=Host('UPerHead', 4, None, wrap=place('ppm')),
+    # A map pooled to one pixel is constant: where it is sampled changes nothing, and offsets learn nothing.
+    uper_ppm=Host('UPerHead', 4, None, cfg=dict(pool_scales=(2, 3, 4, 6), **LEVELS), wrap=place('ppm')),
     uper_fpn=Host('UPerHead', 3, 'bilinear', wrap=place('fpn')),
     uper_fusion=Host('UPerHead', 3, None, wrap=place('fusion')),
     segformer=Host('SegformerHead', 6, None),
