@@ -187,7 +187,7 @@ def export_onnx(argv: Sequence[str] | None) -> None:
     images = torch.randn(2, 3, height, width, generator=generator)
     maps = model(images)
     print(f'{args.config}: {len(maps)} maps, {", ".join(str(tuple(x.shape[1:])) for x in maps)}')
-    print(f'exporting at {height} x {width} by {args.exporter}; a minute or so for a ResNet-50', flush=True)
+    print(f'exporting at {height} x {width} by {args.exporter}, which can take minutes', flush=True)
     start = time.monotonic()
     # The exporters talk to their own developers.
     warnings.simplefilter('ignore')

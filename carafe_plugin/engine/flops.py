@@ -10,8 +10,9 @@ def count_operators() -> None:
     """Let ``mmengine.analysis.get_model_complexity_info`` count the operators.
 
     mmengine counts 1 for a multiply-add (``torch.utils.flop_counter`` 2), so that an operator has k*k for
-    each element of the larger map; the softmax is left out. The plain PyTorch form is made of
-    ``aten::addcmul``, which gets 1 for each element, so that both forms give the same sum.
+    each element of the larger map; the softmax is left out. The plain PyTorch form of reassembly is made of
+    ``aten::addcmul``, which gets 1 for each element, so that both forms give the same sum; that of
+    ``correlate`` is not counted.
     """
     handles = complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS
     handles.setdefault('aten::addcmul', lambda inputs, outputs: _elements(outputs))
