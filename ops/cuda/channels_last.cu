@@ -69,7 +69,7 @@ CARAFE_DEVICE float reduce_scatter(float* value) {
 // B: a warp takes a cell, its lanes the channels of the group, 32 pairs of tap and
 // phase at a time, whose sums then go one to a lane.
 template <typename T, int kPhases>
-__global__ void __launch_bounds__(kThreads, 2) correlate_last_kernel(const LastParams a) {
+__global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared); // the table, sums, and with softmax the probabilities
   constexpr int kTaps = 32 / kPhases;
   const Problem& p = a.problem;

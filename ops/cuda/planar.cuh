@@ -158,7 +158,9 @@ inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 // copies a thread can make. False where none fits.
 inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int slots) {
   const int64_t bytes = is_16_bit(p.features.dtype) ? 2 : 4;
-  const int radius = int(p.kernel_size) / 2;
+  const int radius = int(p.kernel_size) / 2, in_h = int(p.in_h), in_w = int(p.in_w);
+  const int taps = int(p.kernel_size * p.kernel_size * (1 + p.phases * p.phases));
+  const auto cut = [](int size, int by) { return (size + by - 1) / by; }; // 32 bits: every launch comes here
   // All rows must be aligned alike for wide copies.
   const auto divisible = [&p](int64_t n) {
     const TensorView& x = p.features;
@@ -168,28 +170,25 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
   for (const int chunk : {bytes == 4 ? 4 : 2, 1}) {
     if (!divisible(chunk) || !is_aligned(p.features.data, chunk * bytes))
       continue;
-    for (int width = 1; width <= lanes && width <= p.in_w; ++width) {
-      if (width % chunk && width != p.in_w)
-        continue;
+    for (int width = chunk; width <= lanes && width <= in_w; width += chunk) {
       Tile t{};
       t.width = width;
       t.chunk = chunk;
-      t.margin = int(ceil_div(radius, chunk)) * chunk;
-      t.feature_width = int(ceil_div(t.margin + width + radius, chunk)) * chunk;
-      t.pitch = width + int(ceil_div(t.feature_width - width, kBanks)) * kBanks;
-      const int64_t copied_rows = slots * kPlanarThreads / slices / (t.feature_width / chunk);
-      t.height = int(min_of(min_of(lanes / width, p.in_h), copied_rows - 2 * radius));
+      t.margin = cut(radius, chunk) * chunk;
+      t.feature_width = cut(t.margin + width + radius, chunk) * chunk;
+      t.pitch = width + cut(t.feature_width - width, kBanks) * kBanks;
+      const int copied_rows = slots * kPlanarThreads / slices / (t.feature_width / chunk);
+      t.height = int(min_of(min_of(lanes / width, in_h), copied_rows - 2 * radius));
       if (t.height < 1)
         continue;
-      t.columns = int(ceil_div(p.in_w, t.width));
-      t.rows = int(ceil_div(p.in_h, t.height));
+      t.columns = cut(in_w, t.width);
+      t.rows = cut(in_h, t.height);
       t.chunks = t.feature_width / chunk * (t.height + 2 * radius);
       t.area = t.pitch * (t.height + 2 * radius);
-      t.area = int(ceil_div(t.area, 4)) * 4; // the next tile stays aligned
-      // Instructions of a thread a channel, about: a tap is 5, a copy 4 (and 2 more for each narrow one).
-      const int64_t copies = ceil_div(t.chunks * slices, kPlanarThreads) * (4 + (chunk == 1 ? 2 : 0));
-      const int64_t cost =
-          int64_t(t.columns) * t.rows * (p.kernel_size * p.kernel_size * (1 + p.phases * p.phases) + copies);
+      t.area = cut(t.area, 4) * 4; // the next tile stays aligned
+      // Instructions of a thread a channel, about: the taps' own, 4 for a copy, 6 for a narrow one.
+      const int copies = cut(t.chunks * slices, kPlanarThreads) * (chunk == 1 ? 6 : 4);
+      const int64_t cost = int64_t(t.columns) * t.rows * (taps + copies);
       if (cost < least) {
         least = cost;
         best = t;
