@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train one config with several upsamplers and seeds, equal budget each, and tabulate results and costs.
 
-Every upsample_cfg of the config's model is set to the upsampler's name; the word "stock" sets it to
-None, the operator of the stock class. Each pair of upsampler and seed is a cell, trained by
-tools/train.py in WORK_DIR/UPSAMPLER/seedK. Called again, finished cells are taken over, an
-interrupted one is resumed, and one whose config has changed is trained again from scratch.
+Every upsample_cfg of the config's model, or of its parts named by --within, is set to the
+upsampler's name; the word "stock" sets it to None, the operator of the stock class. Each pair of
+upsampler and seed is a cell, trained by tools/train.py in WORK_DIR/UPSAMPLER/seedK. Called again,
+finished cells are taken over, an interrupted one is resumed, and one whose config has changed is
+trained again from scratch.
 
 WORK_DIR/comparison.md has the table: mean and sample standard deviation over the seeds of the last
 validation, and for the weights of the first seed parameters, multiply-adds of a forward pass over the
@@ -40,7 +41,7 @@ from carafe_plugin.analysis.cells import (  # noqa: E402
     finished_checkpoint,
     prepare,
     read_result,
-    set_upsampler,
+    set_within,
     write_atomically,
 )
 from carafe_plugin.analysis.comparison import markdown, plot, write_csv  # noqa: E402
@@ -62,19 +63,19 @@ STATES = {
 }
 
 
-def check(cfg: Config, upsamplers: list[str]) -> None:
+def check(cfg: Config, upsamplers: list[str], within: list[str]) -> None:
     """Look at the data, and build the model once with each upsampler, before any training.
 
     Raises:
         UserError: The data is not there, the model has no ``upsample_cfg``, or one of its hosts
             refuses an upsampler, which is named.
     """
-    if not set_upsampler(copy.deepcopy(cfg.model), 'stock'):
+    if not set_within(copy.deepcopy(cfg.model), 'stock', within):
         raise UserError(f'{cfg.filename}: its model has no upsample_cfg to set')
     check_config(cfg, ('train', 'val'))
     for name in upsamplers:
         try:
-            check_config(cell_config(cfg, name, seed=0), ())
+            check_config(cell_config(cfg, name, 0, within), ())
         except Exception as error:  # whatever a host's constructor raises
             raise UserError(f'upsampler {name!r} does not fit: {error}') from error
 
@@ -219,6 +220,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         '--seeds', default=[0], type=lambda s: list(dict.fromkeys(map(int, s.split(',')))),
         metavar='0,1', help='default: 0',
     )  # fmt: skip
+    parser.add_argument(
+        '--within', nargs='+', default=[''], metavar='PART',
+        help='parts of the model, such as neck or roi_head.mask_head; default: all of it',
+    )  # fmt: skip
     parser.add_argument('--gpus', type=int, default=1, help='processes of each training (default: 1)')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/CONFIG')
     parser.add_argument('--metrics', nargs='+', help='columns of the table, such as segm_mAP')
@@ -233,14 +238,14 @@ def compare(argv: list[str] | None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     cfg = read_config(args.config, args.cfg_options)
-    check(cfg, args.upsamplers)
+    check(cfg, args.upsamplers, args.within)
     work_dir = args.work_dir or Path('work_dirs', 'compare', Path(args.config).stem)
     end, unit = budget(cfg)
-    cells = [
-        Cell(name, seed, work_dir / name / f'seed{seed}', cell_config(cfg, name, seed).pretty_text)
-        for name in args.upsamplers
-        for seed in args.seeds
-    ]
+    cells = []
+    for name in args.upsamplers:
+        for seed in args.seeds:
+            text = cell_config(cfg, name, seed, args.within).pretty_text
+            cells.append(Cell(name, seed, work_dir / name / f'seed{seed}', text))
     results = []
     for i, cell in enumerate(cells, start=1):
         state = prepare(cell)

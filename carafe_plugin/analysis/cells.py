@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +76,32 @@ def budget(cfg: Config) -> tuple[int, str]:
     return cfg.train_cfg.max_iters, 'iteration'
 
 
-def cell_config(cfg: Config, upsampler: str, seed: int) -> Config:
-    """The config that one cell trains."""
+def set_within(model: dict, name: str, within: Sequence[str] = ('',)) -> int:
+    """As :func:`set_upsampler`, in the named parts of the model alone.
+
+    Args:
+        model: the model's dict.
+        name: registered name of an upsampler, or 'stock'.
+        within: dotted names, such as ``neck`` and ``roi_head.mask_head``; the empty one is the whole model.
+
+    Raises:
+        UserError: The model has no such part.
+    """
+    count = 0
+    for path in within:
+        part = model
+        for key in filter(None, path.split('.')):
+            if not isinstance(part, dict) or key not in part:
+                raise UserError(f'--within {path}: the model has no such part')
+            part = part[key]
+        count += set_upsampler(part, name)
+    return count
+
+
+def cell_config(cfg: Config, upsampler: str, seed: int, within: Sequence[str] = ('',)) -> Config:
+    """The config that one cell trains; ``within`` as in :func:`set_within`."""
     cfg = copy.deepcopy(cfg)
-    set_upsampler(cfg.model, upsampler)
+    set_within(cfg.model, upsampler, within)
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     if budget(cfg)[1] == 'iteration':  # else the log says epoch 0 of every validation
         hooks = cfg.setdefault('default_hooks', {})

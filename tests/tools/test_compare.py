@@ -9,6 +9,7 @@ import statistics
 import pytest
 from mmengine.config import Config
 
+from carafe_plugin.analysis.cells import set_within
 from carafe_plugin.analysis.model_cost import Cost
 from carafe_plugin.engine.checkpoint import read_checkpoint
 from carafe_plugin.engine.errors import UserError
@@ -201,13 +202,18 @@ def test_every_upsample_cfg_is_set(compare):
 
     def fields(name):
         config = model()
-        assert compare.module.set_upsampler(config, name) == 2
+        assert set_within(config, name) == 2
         assert config['neck'][1]['upsample_cfg'] == dict(mode='nearest')
         return config['neck'][0]['upsample_cfg'], config['head']['deep']['upsample_cfg']
 
     with pytest.raises(UserError, match='no upsample_cfg to set'):
-        compare.module.check(Config(dict(model=dict(type='SSDVGG', depth=11))), ['carafe'])
+        compare.module.check(Config(dict(model=dict(type='SSDVGG', depth=11))), ['carafe'], [''])
     assert fields('stock') == (None, None)
+    config = model()
+    assert set_within(config, 'fade', ['head.deep']) == 1
+    assert config['neck'][0]['upsample_cfg']['type'] == 'carafe'
+    with pytest.raises(UserError, match=r'--within head\.no: the model has no such part'):
+        set_within(config, 'fade', ['head.no'])
     assert fields('bilinear') == (dict(type='bilinear'), dict(type='bilinear'))
     assert fields('carafe') == (dict(type='carafe', up_kernel=7), dict(type='carafe'))
 
