@@ -33,6 +33,7 @@ from carafe_plugin.analysis.kernels import (  # noqa: E402
     recorded,
 )
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.upsamplers import Upsampler  # noqa: E402
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -71,16 +72,21 @@ def read_image(model: torch.nn.Module, path: Path) -> tuple[np.ndarray, torch.Te
     return picture, data['inputs'], scale
 
 
-def find_steps(model: torch.nn.Module, inputs: torch.Tensor) -> list[Step]:
-    """The calls of upsamplers in backbone and neck.
+def check_neck(model: torch.nn.Module, config: str) -> None:
+    """Make sure that there is something to draw.
 
     Raises:
-        UserError: There is none.
+        UserError: The model has no neck, or one without an upsampler of this package.
     """
+    neck = getattr(model, 'neck', None)
+    if neck is None or not any(isinstance(module, Upsampler) for module in neck.modules()):
+        raise UserError(f'{config}: no upsampler in the neck; set model.neck.upsample_cfg')
+
+
+def find_steps(model: torch.nn.Module, inputs: torch.Tensor) -> list[Step]:
+    """The calls of the neck's upsamplers."""
     with torch.no_grad(), recorded(model) as steps:
         model.extract_feat(inputs)
-    if not steps:
-        raise UserError('no upsampler of this package in the backbone or neck; set neck.upsample_cfg')
     return steps
 
 
@@ -202,6 +208,7 @@ def visualize(argv: list[str] | None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
     model = load_model(args)
+    check_neck(model, args.config)
     picture, inputs, scale = read_image(model, args.image)
     steps = find_steps(model, inputs)[::-1]  # necks go from coarse to fine
     if not 0 <= args.level < len(steps):

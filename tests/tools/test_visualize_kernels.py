@@ -118,8 +118,9 @@ def files(tmp_path_factory):
     """An image, and a config with a checkpoint for each kind of upsampler."""
     folder = tmp_path_factory.mktemp('detector')
     config = write_detector_config(folder / 'config.py', write_coco(folder / 'data', images=1))
-    for kind in ('carafe', 'bilinear'):
-        text = f"_base_ = '{config}'\nmodel = dict(neck=dict(upsample_cfg=dict(type='{kind}')))\n"
+    for kind in ('carafe', 'bilinear', 'stock'):
+        cfg = None if kind == 'stock' else dict(type=kind)
+        text = f"_base_ = '{config}'\nmodel = dict(neck=dict(upsample_cfg={cfg}))\n"
         (folder / f'{kind}.py').write_text(text)
         model = init_detector(str(folder / f'{kind}.py'), device='cpu', palette='random')
         meta = dict(dataset_meta=dict(classes=('red', 'blue'), palette='random'))
@@ -159,6 +160,7 @@ def test_bad_input_is_told_in_one_line(run, capsys):
         (dict(args=['--points', '20']), r"--points takes X,Y in pixels of the image, got '20'"),
         (dict(args=['--points', '20,99']), 'point 20,99 lies outside the image'),
         (dict(args=['--level', '3']), '--level must be between 0 and 2, got 3'),
+        (dict(kind='stock'), 'stock.py: no upsampler in the neck; set model.neck.upsample_cfg'),
         (dict(image='carafe.py'), 'carafe.py: not a readable image'),
     ):
         with pytest.raises(SystemExit, match='1'):
