@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-full lint format
+.PHONY: help setup demo demo-seg test test-full benchmark sanitize lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
@@ -13,6 +13,10 @@ PYTHON ?= $(or $(shell for p in $(PY) python3.11 python3.12 python3; do \
 
 # One thread a worker: as many workers as cores keep the machine busy already.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8
+
+# Beside the library that is in use, which stays as it is. ASan reports leaks of Python itself otherwise.
+SANITIZED := build/sanitize
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | \
@@ -33,6 +37,17 @@ test: setup ## Run the tests but the slow ones
 
 test-full: setup ## Run every test
 	$(PYTEST)
+
+benchmark: setup ## Measure the operator on the CPU and hold it to its bars (4 minutes; leave the machine alone)
+	$(PY) tools/benchmark.py op --out work_dirs/benchmark/cpu
+
+sanitize: setup ## Run the operator tests on a CPU library built with AddressSanitizer and UBSan
+	CARAFE_NATIVE=1 CARAFE_CXXFLAGS='-O1 -g1 $(SANITIZERS)' $(PY) setup.py -q build_ext \
+		--build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)
+	LD_PRELOAD="$$(for name in asan ubsan stdc++; do $${CXX:-c++} -print-file-name=lib$$name.so; done | xargs)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		CARAFE_LIBRARY_DIR=$(CURDIR)/$(SANITIZED)/carafe_plugin \
+		$(PYTEST) -m 'not slow' tests/ops/test_native.py tests/ops/test_registrations.py
 
 lint: setup ## Look for faults and formatting without changing anything
 	$(PY) -m ruff check

@@ -154,8 +154,14 @@ def _build(cfg):
 def _detection_data(model, batch: int, height: int, width: int) -> dict:
     from mmdet.testing import demo_mm_inputs
 
-    masks = bool(getattr(model, 'with_mask', False))
-    return demo_mm_inputs(batch, [(3, height, width)] * batch, num_items=[8] * batch, with_mask=masks)
+    return demo_mm_inputs(
+        batch,
+        [(3, height, width)] * batch,
+        num_items=[8] * batch,
+        num_classes=2,  # labels 0 and 1 (RPN's own head counts one class, and sets its labels itself)
+        with_mask=bool(getattr(model, 'with_mask', False)),
+        with_semantic=hasattr(model, 'semantic_head'),
+    )
 
 
 def _segmentation_data(model, batch: int, height: int, width: int) -> dict:

@@ -48,7 +48,8 @@ def why_not(device: str) -> str:
 
 def _load(device: str, file: str) -> None:
     version = tuple(map(int, torch.__version__.split('.')[:2]))
-    path = Path(__file__).resolve().parent.parent / file
+    # Another build of the libraries, such as the one under sanitizers, is named by its folder.
+    path = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent.parent) / file
     needs = 'nvcc and a torch with CUDA' if device == 'cuda' else 'a C++ compiler and torch'
     if os.environ.get('CARAFE_NATIVE') == '0':
         missing[device] = 'switched off by CARAFE_NATIVE=0'

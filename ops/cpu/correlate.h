@@ -128,18 +128,15 @@ struct Correlate {
          first += p.block_channels) {
       int64_t count = item.last_channel - first;
       count = count < p.block_channels ? count : p.block_channels;
-      const int64_t used = (rows - 1) * p.step + k;
-      for (int64_t c = 0; c < count; ++c)
-        for (int64_t a = 0; a < used; ++a)
-          pack_features(
-              s.features + (c * s.rows + a) * width, s.plane, p, item.image, first + c,
-              tap_position(item.first_row, p.step, a, k / 2), item.first_column);
+      pack_feature_rows(
+          s.features, s.rows * width, s.plane, p, item.image, first, count,
+          tap_position(item.first_row, p.step, 0, k / 2), (rows - 1) * p.step + k,
+          item.first_column);
       for (int64_t row = 0; row < rows; ++row) {
         // [vectors, channels, padded phases, lanes]: a block reads one stream
-        for (int64_t c = 0; c < count; ++c)
-          pack_output(
-              s.output + c * padded * n, count * padded * n, p, item.image, first + c,
-              item.first_row + row, item.first_column, item.columns, s.row);
+        pack_output(
+            s.output, p, item.image, first, count, item.first_row + row, item.first_column,
+            item.columns, s.row);
         for (int64_t v = 0; v < vectors; ++v)
           accumulate(
               p, s, blocks, s.features + row * p.step * width + v * n,

@@ -4,13 +4,19 @@
 #include "params.h"
 
 #if defined(__AVX512BW__)
+#pragma GCC diagnostic push
+#if !defined(__clang__) // GCC 12 about its own undefined vectors
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h> // nothing there has linkage
+#pragma GCC diagnostic pop
 #endif
 
 namespace carafe {
 namespace {
 
 #include "vector.h"
+#include "convert.h"
 #include "pack.h"
 #include "plan.h"
 #include "weights.h"

@@ -1,229 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of a tensor of any dtype and strides to and from packed rows of the
-// accumulation type. All layout questions end here: what the kernels see is
-// aligned, dense, zero-padded and one phase a vector.
+// Tensors to and from packed rows. All layout questions end here: what the
+// kernels see is aligned, dense, zero-padded and one phase a vector.
 // Included by kernels.cpp only, inside its anonymous namespace.
-
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-
-// 16-bit values pass through float a vector at a time, in integer arithmetic
-// that every instruction set has.
-constexpr int kWide = kLanes<float>;
-typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
-typedef uint16_t Shorts __attribute__((vector_size(kVectorBytes / 2)));
-
-CARAFE_INLINE Vec<float> widen(Words raw, BFloat16) {
-  return bits<Vec<float>>(raw << 16);
-}
-CARAFE_INLINE Vec<float> widen(Words raw, Half) {
-  const Words magnitude = (raw & 0x7fff) << 13;
-  const Vec<float> scaled = bits<Vec<float>>(magnitude) * 0x1p112f; // subnormals too
-  const Words special = Words(magnitude >= (0x7c00u << 13)) & 0x7f800000u;
-  return bits<Vec<float>>(bits<Words>(scaled) | special | (raw & 0x8000) << 16);
-}
-
-// Round to nearest, ties to even; a NaN becomes the quiet one.
-CARAFE_INLINE Words narrow(Vec<float> value, BFloat16) {
-  const Words raw = bits<Words>(value);
-  const Words nan = Words((raw & 0x7fffffff) > 0x7f800000u);
-  const Words rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
-  return (nan & 0x7fc0) | (~nan & rounded);
-}
-CARAFE_INLINE Words narrow(Vec<float> value, Half) {
-  const Words raw = bits<Words>(value);
-  const Words magnitude = raw & 0x7fffffff;
-  const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  // Adding 0.5 aligns a subnormal's bits, and rounds them, in one addition.
-  const Words subnormal =
-      bits<Words>(bits<Vec<float>>(magnitude) + 0.5f) - bits<uint32_t>(0.5f);
-  const Words small = Words(magnitude < (113u << 23));
-  const Words large = Words(magnitude >= 0x477ff000u);
-  const Words nan = Words(magnitude > 0x7f800000u);
-  const Words finite = (small & subnormal) | (~small & normal);
-  const Words result = (~large & finite) | (large & 0x7c00) | (nan & 0x200);
-  return result | (raw >> 16 & 0x8000);
-}
-
-// kWide values; a plain loop does the rest of the work for double.
-template <typename S>
-CARAFE_INLINE void widen_vector(float* target, const S* source) {
-  Shorts shorts;
-  __builtin_memcpy(&shorts, source, sizeof shorts);
-  store(target, widen(__builtin_convertvector(shorts, Words), S{}));
-}
-template <typename S>
-CARAFE_INLINE void widen_vector(double* target, const S* source) {
-  float wide[kWide];
-  widen_vector(wide, source);
-  for (int i = 0; i < kWide; ++i)
-    target[i] = wide[i];
-}
-template <typename S>
-CARAFE_INLINE void store_narrow(S* target, Vec<float> value) {
-  const Shorts shorts = __builtin_convertvector(narrow(value, S{}), Shorts);
-  __builtin_memcpy(target, &shorts, sizeof shorts);
-}
-template <typename S>
-CARAFE_INLINE void narrow_vector(S* target, const float* source) {
-  store_narrow(target, load(source));
-}
-template <typename S>
-CARAFE_INLINE void narrow_vector(S* target, const double* source) {
-  float single[kWide];
-  for (int i = 0; i < kWide; ++i)
-    single[i] = float(source[i]);
-  narrow_vector(target, single);
-}
-
-// Fewer than kWide values that lie together; RoI maps are that narrow.
-template <typename Acc, typename S>
-CARAFE_INLINE void widen_part(Acc* target, const S* source, int64_t count) {
-  S part[kWide] = {};
-  Acc wide[kWide];
-  __builtin_memcpy(part, source, size_t(count) * sizeof(S));
-  widen_vector(wide, part);
-  __builtin_memcpy(target, wide, size_t(count) * sizeof(Acc));
-}
-template <typename Acc, typename S>
-CARAFE_INLINE void narrow_part(S* target, const Acc* source, int64_t count) {
-  Acc wide[kWide] = {};
-  S part[kWide];
-  __builtin_memcpy(wide, source, size_t(count) * sizeof(Acc));
-  narrow_vector(part, wide);
-  __builtin_memcpy(target, part, size_t(count) * sizeof(S));
-}
-#if defined(__AVX512BW__)
-template <typename S>
-CARAFE_INLINE void widen_part(float* target, const S* source, int64_t count) {
-  const __mmask16 mask = __mmask16((1u << count) - 1);
-  const __m512i raw = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, source));
-  _mm512_mask_storeu_ps(target, mask, bits<__m512>(widen(bits<Words>(raw), S{})));
-}
-template <typename S>
-CARAFE_INLINE void narrow_part(S* target, const float* source, int64_t count) {
-  const __mmask16 mask = __mmask16((1u << count) - 1);
-  const Words raw = narrow(bits<Vec<float>>(_mm512_maskz_loadu_ps(mask, source)), S{});
-  _mm256_mask_storeu_epi16(target, mask, _mm512_cvtepi32_epi16(bits<__m512i>(raw)));
-}
-#endif
-
-template <typename S>
-constexpr bool kIs16Bit = sizeof(S) == 2;
-
-CARAFE_INLINE int64_t element_size(Dtype dtype) {
-  return dtype == Dtype::kDouble ? 8 : dtype == Dtype::kFloat ? 4 : 2;
-}
-
-template <typename Acc>
-CARAFE_INLINE bool is_dense(const TensorView& tensor, int64_t stride) {
-  return stride == 1 && tensor.dtype == (sizeof(Acc) == 4 ? Dtype::kFloat : Dtype::kDouble);
-}
-
-template <typename Acc, typename S>
-void load_elements(Acc* target, const S* source, int64_t stride, int64_t count) {
-  if constexpr (kIs16Bit<S>) {
-    if (stride == 1 && count >= kWide) { // the last vector overlaps the one before
-      for (int64_t i = 0; i + kWide < count; i += kWide)
-        widen_vector(target + i, source + i);
-      return widen_vector(target + count - kWide, source + count - kWide);
-    }
-    if (stride == 1)
-      return widen_part(target, source, count);
-    for (; count > 0; count -= kWide, target += kWide, source += kWide * stride) {
-      const int64_t some = count < kWide ? count : kWide; // the tensor may end there
-      S part[kWide] = {};
-      Acc wide[kWide];
-      for (int64_t i = 0; i < some; ++i)
-        part[i] = source[i * stride];
-      widen_vector(wide, part);
-      __builtin_memcpy(target, wide, size_t(some) * sizeof(Acc));
-    }
-  } else {
-    for (int64_t i = 0; i < count; ++i)
-      target[i] = Acc(source[i * stride]);
-  }
-}
-
-template <typename Acc, typename S>
-void store_elements(S* target, const Acc* source, int64_t stride, int64_t count) {
-  if constexpr (kIs16Bit<S>) {
-    if (stride == 1 && count >= kWide) {
-      for (int64_t i = 0; i + kWide < count; i += kWide)
-        narrow_vector(target + i, source + i);
-      return narrow_vector(target + count - kWide, source + count - kWide);
-    }
-    if (stride == 1)
-      return narrow_part(target, source, count);
-    for (; count > 0; count -= kWide, source += kWide, target += kWide * stride) {
-      const int64_t some = count < kWide ? count : kWide;
-      Acc wide[kWide] = {};
-      S part[kWide];
-      __builtin_memcpy(wide, source, size_t(some) * sizeof(Acc));
-      narrow_vector(part, wide);
-      for (int64_t i = 0; i < some; ++i)
-        target[i * stride] = part[i];
-    }
-  } else {
-    for (int64_t i = 0; i < count; ++i)
-      target[i * stride] = S(source[i]);
-  }
-}
-
-// target[i] = tensor[offset + i * stride]
-template <typename Acc>
-void load_row(
-    Acc* target, // [count]
-    const TensorView& tensor,
-    int64_t offset,
-    int64_t stride,
-    int64_t count) {
-  const void* data = tensor.data;
-  if (is_dense<Acc>(tensor, stride)) {
-    __builtin_memcpy(target, (const Acc*)data + offset, size_t(count) * sizeof(Acc));
-    return;
-  }
-  switch (tensor.dtype) {
-    case Dtype::kFloat:
-      return load_elements(target, (const float*)data + offset, stride, count);
-    case Dtype::kDouble:
-      return load_elements(target, (const double*)data + offset, stride, count);
-    case Dtype::kHalf:
-      return load_elements(target, (const Half*)data + offset, stride, count);
-    case Dtype::kBFloat16:
-      return load_elements(target, (const BFloat16*)data + offset, stride, count);
-  }
-}
-
-// tensor[offset + i * stride] = source[i]
-template <typename Acc>
-void store_row(
-    const TensorView& tensor,
-    int64_t offset,
-    int64_t stride,
-    const Acc* source, // [count]
-    int64_t count) {
-  void* data = tensor.data;
-  if (is_dense<Acc>(tensor, stride)) {
-    __builtin_memcpy((Acc*)data + offset, source, size_t(count) * sizeof(Acc));
-    return;
-  }
-  switch (tensor.dtype) {
-    case Dtype::kFloat:
-      return store_elements((float*)data + offset, source, stride, count);
-    case Dtype::kDouble:
-      return store_elements((double*)data + offset, source, stride, count);
-    case Dtype::kHalf:
-      return store_elements((Half*)data + offset, source, stride, count);
-    case Dtype::kBFloat16:
-      return store_elements((BFloat16*)data + offset, source, stride, count);
-  }
-}
 
 template <typename Acc>
 CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
@@ -245,6 +23,61 @@ CARAFE_INLINE void store_pair(Acc* target, Vec<Acc> even, Vec<Acc> odd) { // [2 
   interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
   store(target, low);
   store(target + kLanes<Acc>, high);
+}
+
+// channels_last: one vector of channels of each pixel of a vector of pixels, to
+// one vector of pixels of each channel. The pixels begin .. end-1 are at
+// offset + pixel * stride, the others are zero.
+template <typename Acc>
+void load_channels(
+    Acc* target, // [lanes, lanes], channels channel_stride apart
+    int64_t channel_stride,
+    const TensorView& tensor,
+    int64_t offset,
+    int64_t stride,
+    int64_t begin,
+    int64_t end) {
+  constexpr int n = kLanes<Acc>;
+  Vec<Acc> block[n];
+  if (begin == 0 && end == n && is_dense<Acc>(tensor, 1)) {
+    const Acc* source = (const Acc*)tensor.data + offset;
+    CARAFE_UNROLL
+    for (int i = 0; i < n; ++i)
+      block[i] = load(source + i * stride);
+  } else {
+    for (int i = 0; i < n; ++i) {
+      Acc channels[n] = {};
+      if (i >= begin && i < end)
+        load_row(channels, tensor, offset + i * stride, 1, n);
+      block[i] = load(channels);
+    }
+  }
+  transpose<Acc>(block);
+  CARAFE_UNROLL
+  for (int i = 0; i < n; ++i)
+    store(target + i * channel_stride, block[i]);
+}
+
+// The way back, for the first `count` pixels.
+template <typename Acc>
+void store_channels(
+    const TensorView& tensor,
+    int64_t offset,
+    int64_t stride,
+    const Acc* source, // [lanes, lanes], channels channel_stride apart
+    int64_t channel_stride,
+    int64_t count) {
+  constexpr int n = kLanes<Acc>;
+  Vec<Acc> block[n];
+  CARAFE_UNROLL
+  for (int i = 0; i < n; ++i)
+    block[i] = load(source + i * channel_stride);
+  transpose<Acc>(block);
+  for (int i = 0; i < n && i < count; ++i) {
+    Acc channels[n];
+    store(channels, block[i]);
+    store_row(tensor, offset + i * stride, 1, channels, n);
+  }
 }
 
 // Two phases of one vector of cells to neighbouring pixels of a tensor of the
@@ -400,6 +233,43 @@ void pack_features(
         end - begin);
     fill_zero(target + end, plane - end);
   }
+}
+
+// The same for `channels` channels, rows a = 0 .. rows-1 from y on.
+template <typename Acc>
+void pack_feature_rows(
+    Acc* target, // [channels, channel_stride], of which [rows, step, plane] are packed
+    int64_t channel_stride,
+    int64_t plane,
+    const Params& p,
+    int64_t image,
+    int64_t channel,
+    int64_t channels,
+    int64_t y,
+    int64_t rows,
+    int64_t first) {
+  constexpr int n = kLanes<Acc>;
+  const int64_t* stride = p.features.stride;
+  const int64_t width = p.step * plane, radius = p.kernel_size / 2;
+  int64_t c = 0;
+  if (stride[1] == 1)
+    for (; c + n <= channels; c += n, target += n * channel_stride)
+      for (int64_t a = 0; a < rows; ++a)
+        for (int64_t residue = 0; residue < p.step; ++residue)
+          for (int64_t l = 0; l < plane; l += n) {
+            const int64_t x = (first + l) * p.step + residue - radius; // of lane 0
+            const bool inside = y + a >= 0 && y + a < p.in_h;
+            const int64_t begin = x < 0 ? ceil_div(-x, p.step) : 0;
+            const int64_t end = inside ? ceil_div(p.in_w - x, p.step) : 0;
+            load_channels(
+                target + a * width + residue * plane + l, channel_stride, p.features,
+                image * stride[0] + (channel + c) * stride[1] + (y + a) * stride[2] +
+                    x * stride[3],
+                p.step * stride[3], begin, end < n ? end : n);
+          }
+  for (; c < channels; ++c, target += channel_stride)
+    for (int64_t a = 0; a < rows; ++a)
+      pack_features(target + a * width, plane, p, image, channel + c, y + a, first);
 }
 
 // Asks for a feature row that will be packed soon. Rows come from L2 or beyond,

@@ -150,11 +150,9 @@ struct Reassemble {
     for (int64_t channel = item.first_channel; channel < item.last_channel;) {
       const int64_t count = item.last_channel - channel >= kChannels ? kChannels : 1;
       const int64_t used = (rows - 1) * p.step + p.kernel_size;
-      for (int64_t c = 0; c < count; ++c)
-        for (int64_t a = 0; a < used; ++a)
-          pack_features(
-              s.features + (c * s.rows + a) * width, s.plane, p, item.image, channel + c,
-              tap_position(item.first_row, p.step, a, p.kernel_size / 2), item.first_column);
+      pack_feature_rows(
+          s.features, s.rows * width, s.plane, p, item.image, channel, count,
+          tap_position(item.first_row, p.step, 0, p.kernel_size / 2), used, item.first_column);
       for (int64_t row = 0; row < rows; ++row) {
         // a share of the features of the next channels, while this row computes
         for (int64_t a = row * used / rows; a < (row + 1) * used / rows; ++a)

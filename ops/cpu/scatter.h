@@ -15,7 +15,8 @@ struct Scatter {
   struct Scratch {
     int64_t cells_w, cells_h; // most cells that an item gathers from
     int64_t margin; // zeros left and right of a row of sums
-    int64_t sum_width;
+    int64_t sum_width, target_width;
+    int64_t kept; // finished rows: a vector of channels goes out together in channels_last
     Acc *weights, *ring, *sums, *target, *row;
     const Acc **output_rows, **weight_rows; // [k], what one row gathers from
 
@@ -30,7 +31,9 @@ struct Scatter {
       weights = arena.take<Acc>(cells_h * (lanes / n) * weight_block_size<Acc>(p));
       ring = arena.take<Acc>(k * p.block_channels * phases2 * lanes);
       sums = arena.take<Acc>(kChannels * k * sum_width);
-      target = arena.take<Acc>(ceil_div(p.tile_w, n) * n);
+      target_width = ceil_div(p.tile_w, n) * n;
+      kept = p.features.stride[1] == 1 ? n : 1;
+      target = arena.take<Acc>(kept * target_width);
       row = arena.take<Acc>(entries * phases2 + lanes * p.phases);
       output_rows = arena.take<const Acc*>(k);
       weight_rows = arena.take<const Acc*>(k);
@@ -173,17 +176,22 @@ struct Scatter {
       const int64_t first = clip(first_cell(y, p.step, radius), p.cells_h);
       const int64_t last = clip(last_cell(y, p.step, radius) + 1, p.cells_h);
       for (; packed < last; ++packed)
-        for (int64_t c = 0; c < channels; ++c)
-          pack_output(
-              s.ring + packed % k * slot_size + c * padded * n, channels * padded * n,
-              p, item.image, first_channel + c, packed, cells.first_column,
-              cells.columns, s.row);
-      for (int64_t c = 0; c < channels;) {
-        const int64_t count = channels - c >= kChannels ? kChannels : 1;
-        gather(p, s, cells, y, first, last, c, count, channels);
-        for (int64_t i = 0; i < count; ++i)
-          write(p, item, s, cells, y, first_channel + c + i, s.sums + i * k * s.sum_width);
-        c += count;
+        pack_output(
+            s.ring + packed % k * slot_size, p, item.image, first_channel, channels, packed,
+            cells.first_column, cells.columns, s.row);
+      int64_t done = 0, written = 0; // channels summed, and of these in the features
+      while (done < channels) {
+        const int64_t count = channels - done >= kChannels ? kChannels : 1;
+        gather(p, s, cells, y, first, last, done, count, channels);
+        for (int64_t i = 0; i < count; ++i, ++done) {
+          add_columns(
+              p, item, s, cells, s.target + (done - written) * s.target_width,
+              s.sums + i * k * s.sum_width);
+          if (done + 1 - written == s.kept || done + 1 == channels) {
+            write(p, item, s, y, first_channel + written, done + 1 - written);
+            written = done + 1;
+          }
+        }
       }
     }
   }
@@ -226,16 +234,14 @@ struct Scatter {
   }
 
   // Add the tap columns, each shifted to the feature it belongs to.
-  static void write(
+  static void add_columns(
       const Params& p,
       const Item& item,
       const Scratch& s,
       const Cells& cells,
-      int64_t y,
-      int64_t channel,
+      Acc* target, // [columns]
       const Acc* sums) { // [k, sum_width]
     const int64_t k = p.kernel_size, radius = k / 2;
-    Acc* target = s.target; // [columns]
     // feature column x is cell (x + radius - b) / step, tap b
     if (p.step == 1) {
       const Acc* source = sums + s.margin + item.first_column + radius - cells.first_column;
@@ -255,13 +261,28 @@ struct Scatter {
             target[x] += sums[b * s.sum_width + s.margin + cell];
         }
     }
+  }
+
+  static void write(
+      const Params& p,
+      const Item& item,
+      const Scratch& s,
+      int64_t y,
+      int64_t channel,
+      int64_t count) {
     const int64_t* stride = p.features.stride;
-    store_row(
-        p.features,
-        item.image * stride[0] + channel * stride[1] + y * stride[2] +
-            item.first_column * stride[3],
-        stride[3],
-        target,
-        item.columns);
+    const int64_t base = item.image * stride[0] + channel * stride[1] + y * stride[2] +
+        item.first_column * stride[3];
+    if (count == n && stride[1] == 1) {
+      for (int64_t x = 0; x < item.columns; x += n)
+        store_channels(
+            p.features, base + x * stride[3], stride[3], s.target + x, s.target_width,
+            item.columns - x);
+      return;
+    }
+    for (int64_t c = 0; c < count; ++c)
+      store_row(
+          p.features, base + c * stride[1], stride[3], s.target + c * s.target_width,
+          item.columns);
   }
 };

@@ -92,6 +92,23 @@ deinterleave(Vec<T> low, Vec<T> high, Vec<T>& a, Vec<T>& b, Indices<I...>) {
   b = __builtin_shufflevector(low, high, (2 * I + 1)...);
 }
 
+// Lane j of vector i to lane i of vector j: as many perfect shuffles of all the
+// elements as a lane number has bits.
+template <typename T>
+CARAFE_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  for (int done = 1; done < n; done *= 2) {
+    Vec<T> shuffled[n];
+    CARAFE_UNROLL
+    for (int i = 0; i < n / 2; ++i)
+      interleave<T>(
+          rows[i], rows[i + n / 2], shuffled[2 * i], shuffled[2 * i + 1], AllLanes<T>{});
+    CARAFE_UNROLL
+    for (int i = 0; i < n; ++i)
+      rows[i] = shuffled[i];
+  }
+}
+
 // Constants of exp: x = n ln 2 + r, |r| <= ln 2 / 2, then a Taylor polynomial
 // whose first term left out is below half a unit in the last place.
 template <typename T>

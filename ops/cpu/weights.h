@@ -80,39 +80,38 @@ void pack_logits(
     int64_t first,
     int64_t count,
     bool overlap, // of the last two vectors
-    Acc* scratch) { // [entries * phases^2]
+    Acc* scratch) { // [max(entries * phases^2, padded row)]
   constexpr int n = kLanes<Acc>;
   const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
-  const int64_t entries = p.kernel_size * p.kernel_size;
+  const int64_t entries = p.kernel_size * p.kernel_size, size = entries * padded * n;
   const int64_t* stride = p.masks.stride;
   const int64_t base = image * stride[0] +
       logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
       row * stride[2] + first * stride[3];
-  for (int64_t block = 0; block < count; block += n) {
-    const int64_t cell = vector_start<Acc>(block, count, overlap);
-    const int64_t lanes = count - cell < n ? count - cell : n;
-    if (lanes < n || padded != phases2)
-      fill_zero(target, entries * padded * n);
-    if (stride[1] < stride[3]) { // channels_last: a cell's logits lie together
-      for (int64_t lane = 0; lane < lanes; ++lane) {
+  const bool last = stride[1] < stride[3]; // channels_last: a cell's logits lie together
+  if (padded != phases2 || (last && count % n))
+    fill_zero(target, ceil_div(count, n) * size);
+  if (last) {
+    for (int64_t block = 0; block < count; block += n, target += size) {
+      const int64_t cell = vector_start<Acc>(block, count, overlap);
+      for (int64_t lane = 0; lane < n && cell + lane < count; ++lane) {
         const int64_t at = base + (cell + lane) * stride[3];
         load_row(scratch, p.masks, at, stride[1], entries * phases2);
         for (int64_t t = 0; t < entries; ++t)
           for (int64_t phase = 0; phase < phases2; ++phase)
             target[(t * padded + phase) * n + lane] = scratch[t * phases2 + phase];
       }
-    } else {
-      for (int64_t t = 0; t < entries; ++t)
-        for (int64_t phase = 0; phase < phases2; ++phase)
-          load_row(
-              target + (t * padded + phase) * n,
-              p.masks,
-              base + (t * phases2 + phase) * stride[1] + cell * stride[3],
-              stride[3],
-              lanes);
     }
-    target += entries * padded * n;
+    return;
   }
+  fill_zero(scratch + count, ceil_div(count, n) * n - count);
+  for (int64_t t = 0; t < entries; ++t)
+    for (int64_t phase = 0; phase < phases2; ++phase) {
+      load_row(scratch, p.masks, base + (t * phases2 + phase) * stride[1], stride[3], count);
+      Acc* to = target + (t * padded + phase) * n;
+      for (int64_t block = 0; block < count; block += n, to += size)
+        store(to, load(scratch + vector_start<Acc>(block, count, overlap)));
+    }
 }
 
 // Weights of `count` cells from (row, first) on; softmax where masks are logits.
@@ -167,15 +166,15 @@ void unpack_weights(
     int64_t row,
     int64_t first,
     int64_t count,
-    Acc* scratch) { // [max(entries * phases^2, lanes * phases)]
+    Acc* scratch) { // [max(entries * phases^2, padded row)]
   constexpr int n = kLanes<Acc>;
   const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
   const int64_t entries = p.kernel_size * p.kernel_size;
   const TensorView& target = p.grad_masks;
   const int64_t* stride = target.stride;
-  for (int64_t cell = 0; cell < count; cell += n, source += entries * padded * n) {
-    const int64_t lanes = count - cell < n ? count - cell : n;
-    if (!p.softmax) {
+  const int64_t size = entries * padded * n;
+  if (!p.softmax) {
+    for (int64_t cell = 0; cell < count; cell += n, source += size)
       for (int64_t t = 0; t < entries; ++t)
         for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
           unpack_phases(
@@ -186,55 +185,67 @@ void unpack_weights(
               stride[3],
               source + (t * padded + phase_row * p.phases) * n,
               p.phases,
-              lanes,
+              count - cell < n ? count - cell : n,
               scratch);
-      continue;
-    }
-    const int64_t base = image * stride[0] +
-        logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
-        row * stride[2] + (first + cell) * stride[3];
-    if (stride[1] < stride[3]) {
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        for (int64_t t = 0; t < entries; ++t)
-          for (int64_t phase = 0; phase < phases2; ++phase)
-            scratch[t * phases2 + phase] = source[(t * padded + phase) * n + lane];
-        store_row(target, base + lane * stride[3], stride[1], scratch, entries * phases2);
-      }
-    } else {
+    return;
+  }
+  const int64_t base = image * stride[0] +
+      logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
+      row * stride[2] + first * stride[3];
+  if (stride[1] < stride[3]) { // channels_last
+    for (int64_t cell = 0; cell < count; ++cell) {
+      const Acc* from = source + cell / n * size + cell % n;
       for (int64_t t = 0; t < entries; ++t)
         for (int64_t phase = 0; phase < phases2; ++phase)
-          store_row(
-              target,
-              base + (t * phases2 + phase) * stride[1],
-              stride[3],
-              source + (t * padded + phase) * n,
-              lanes);
+          scratch[t * phases2 + phase] = from[(t * padded + phase) * n];
+      store_row(target, base + cell * stride[3], stride[1], scratch, entries * phases2);
     }
+    return;
   }
+  for (int64_t t = 0; t < entries; ++t)
+    for (int64_t phase = 0; phase < phases2; ++phase) {
+      const Acc* from = source + (t * padded + phase) * n;
+      for (int64_t block = 0; block < count; block += n, from += size)
+        store(scratch + block, load(from));
+      store_row(
+          target, base + (t * phases2 + phase) * stride[1], stride[3], scratch, count);
+    }
 }
 
-// The output pixels of `count` cells of one channel, as vectors of one phase.
+// The output pixels of `count` cells of some channels, as vectors of one phase.
 template <typename Acc>
 void pack_output(
-    Acc* target, // [blocks, ..., padded phases, lanes]
-    int64_t block_stride,
+    Acc* target, // [blocks, channels, padded phases, lanes]
     const Params& p,
     int64_t image,
     int64_t channel,
+    int64_t channels,
     int64_t row,
     int64_t first,
     int64_t count,
     Acc* scratch) { // [padded row]
   constexpr int n = kLanes<Acc>;
   const int64_t* stride = p.output.stride;
+  const int64_t used = p.phases * p.phases, padded = padded_phases(p);
+  const int64_t block_stride = channels * padded * n;
   const int64_t base = image * stride[0] + channel * stride[1] +
       row * p.phases * stride[2] + first * p.phases * stride[3];
-  for (int64_t q = 0; q < p.phases; ++q)
-    pack_phases(
-        target + q * p.phases * n, block_stride, p.output, base + q * stride[2],
-        stride[3], p.phases, count, false, 3 * stride[1], scratch);
-  const int64_t used = p.phases * p.phases, padded = padded_phases(p);
   if (used != padded)
-    for (int64_t cell = 0; cell < count; cell += n, target += block_stride)
-      fill_zero(target + used * n, (padded - used) * n);
+    fill_zero(target, ceil_div(count, n) * block_stride);
+  int64_t c = 0;
+  if (stride[1] == 1)
+    for (; c + n <= channels; c += n)
+      for (int64_t cell = 0; cell < count; cell += n)
+        for (int64_t phase = 0; phase < used; ++phase)
+          load_channels(
+              target + cell / n * block_stride + (c * padded + phase) * n, padded * n, p.output,
+              base + c + phase / p.phases * stride[2] +
+                  (cell * p.phases + phase % p.phases) * stride[3],
+              p.phases * stride[3], 0, count - cell < n ? count - cell : n);
+  for (; c < channels; ++c)
+    for (int64_t q = 0; q < p.phases; ++q)
+      pack_phases(
+          target + (c * padded + q * p.phases) * n, block_stride, p.output,
+          base + c * stride[1] + q * stride[2], stride[3], p.phases, count, false,
+          3 * stride[1], scratch);
 }
