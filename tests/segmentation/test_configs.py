@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmseg.datasets import COCOStuffDataset
@@ -84,6 +85,18 @@ def test_every_config_builds(path):
         assert upsampler_parameters(model) == ADDED[path.stem.split('_')[2]]
     else:
         assert upsampler_parameters(model) > 0
+
+
+def test_index_docs_and_header_name_every_config():
+    index = yaml.safe_load((CONFIGS.parent / 'model-index.yml').read_text())['Import']
+    models = [m for file in index for m in yaml.safe_load((CONFIGS.parent / file).read_text())['Models']]
+    listed = {model['Name']: model['Config'] for model in models}
+    docs = (CONFIGS.parent / 'docs' / 'segmentation.md').read_text()
+    for path in FILES:
+        name = path.relative_to(CONFIGS.parent)
+        assert listed[path.stem] == str(name)
+        assert f'`{path.parent.name}/{path.stem}`' in docs
+        assert f' {name} ' in path.read_text()
 
 
 @pytest.mark.parametrize('name', RECIPES)
