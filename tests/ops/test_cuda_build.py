@@ -70,7 +70,7 @@ def test_when_it_is_built(monkeypatch, wish, torch_cuda, found, reason):
 @needs_nvcc
 def test_arch_list_narrows_the_targets(monkeypatch):
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0 9.0+PTX')
-    assert [flag.partition('code=')[2] for flag in build_cuda.targets()] == ['sm_80', 'sm_90', 'compute_90']
+    assert [flag.rpartition('code=')[2] for flag in build_cuda.targets()] == ['sm_80', 'sm_90', 'compute_90']
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', 'Hopper')
     with pytest.raises(ValueError, match="got 'Hopper'"):
         build_cuda.targets()
