@@ -65,7 +65,7 @@ class UpsampleUPerHead(UPerHead):
         if 'ppm' not in self.upsamplers:
             return super().psp_forward(inputs)
         x = inputs[-1]
-        half = [-(-side // 2) for side in x.shape[-2:]]
+        half = [(side + 1) // 2 for side in x.shape[-2:]]
         outs = [x]
         for pool, upsampler in zip(self.psp_modules, self.upsamplers['ppm'], strict=True):
             pooled = F.interpolate(pool(x), size=half, mode='bilinear', align_corners=self.align_corners)
