@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe
+from carafe_plugin.ops._checks import ints
 from carafe_plugin.ops.reference import pixel_shuffle
 
 from .base import GuidedUpsampler, require_scale_factor
@@ -29,6 +30,8 @@ class A2U(GuidedUpsampler):
     These are that code's settings (rank 1, shared channels, kernel 3, window 6). Its second projection, for a
     downsampling step, is left out: 10,790 parameters here, 20,042 with it; both kinds are in the published
     tables. Where C is no multiple of 32, the norm has as many groups as their greatest common divisor.
+
+    It does not export to ONNX at sizes left open: pooling to 6x6 and a convolution per image need them.
 
     Args:
         in_channels: channels of the map.
@@ -76,7 +79,7 @@ class A2U(GuidedUpsampler):
 
 def _convolve(guide: Tensor, windows: Tensor) -> Tensor:  # [N, C, 2*H, 2*W], [N, 6, 6] -> [N, C, H, W]
     """Convolve every channel of an image with the image's own window, at stride 2."""
-    images = guide.shape[0]
+    images = ints(guide.shape)[0]
     if images == 0:  # no convolution has zero groups; the sum keeps the windows in the graph
         return guide[..., ::2, ::2] + windows.sum()
     # Images as channels and channels as images: one kernel per group is one per image.

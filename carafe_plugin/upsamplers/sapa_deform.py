@@ -2,13 +2,14 @@
 """SAPA-D: Liu et al., On Point Affiliation in Feature Upsampling, 2023, https://arxiv.org/abs/2307.08198."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops.reference import pixel_shuffle
 
 from .base import GuidedUpsampler, require_divisible, require_positive_int
 from .build import UPSAMPLERS
-from .sampling import sample
+from .sampling import pixel_centres, sample
 
 
 @UPSAMPLERS.register_module('sapa_deform')
@@ -84,9 +85,10 @@ class SAPADeform(GuidedUpsampler):
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         offsets = offsets.unflatten(1, (self.groups, self.points, 2))
         height, width = x.shape[-2:]
-        s, like = self.scale_factor, dict(device=offsets.device, dtype=offsets.dtype)
-        row = torch.arange(height, **like).repeat_interleave(s)[:, None] + 0.5
-        column = torch.arange(width, **like).repeat_interleave(s) + 0.5
+        column, row = (
+            F.interpolate(centre, scale_factor=self.scale_factor, mode='nearest')[:, :, None]
+            for centre in pixel_centres(x[:, :1].to(offsets.dtype))
+        )
         grid = torch.stack(
             (
                 (column + offsets[:, :, :, 0]) * (2 / width) - 1,

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tabulate what upsamplers cost: parameters and operations of each alone, or of whole detectors.
+
+Without a config the table has every registered upsampler and its published variants, counted per pixel of the
+map that goes in, in both conventions: FLOPs with 2 for a multiply-add (the CARAFE paper) and MACs with 1
+(most of its successors). With configs it has each of their detectors, with each upsampler named by --types
+in the neck, counted on one image by mmengine's get_model_complexity_info. Weights are random and nothing is
+read but the configs.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
+    sys.path.insert(0, str(_ROOT))
+
+from carafe_plugin.analysis.costs import VARIANTS, upsampler_cost  # noqa: E402
+from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.upsamplers import UPSAMPLERS  # noqa: E402
+
+
+def label(cfg: dict) -> str:
+    """``type`` and whatever differs from its defaults."""
+    return ', '.join([cfg['type'], *(f'{key}={value!r}' for key, value in cfg.items() if key != 'type')])
+
+
+def upsampler_rows(types: Sequence[str] | None, channels: int, scale_factor: int) -> list[dict]:
+    """A row for each upsampler, those named or all with their variants, that is defined for the ratio."""
+    cfgs = [dict(type=name) for name in types or UPSAMPLERS]
+    if types is None:
+        cfgs = sorted([*cfgs, *VARIANTS], key=lambda cfg: cfg['type'])
+    rows = []
+    for cfg in cfgs:
+        try:
+            cost = upsampler_cost(cfg, channels, scale_factor)
+        except ValueError as error:
+            if types is not None:
+                raise UserError(error) from error
+            continue
+        except RuntimeError as error:
+            raise UserError(error) from error
+        rows.append(
+            {
+                'upsampler': label(cfg),
+                'guide': 'yes' if UPSAMPLERS.get(cfg['type']).needs_guide else '',
+                'weights': cost.weights,
+                'biases, norms': cost.others,
+                'kFLOPs (2 per MAC)': round(cost.flops / 1e3, 1),
+                'kMACs': round(cost.macs / 1e3, 1),
+            }
+        )
+    return rows
+
+
+def detector_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Sequence[int]) -> list[dict]:
+    """A row for each config and upsampler of its neck; the config's own where none is named."""
+    from carafe_plugin.engine.launch import read_config
+
+    rows = []
+    for path in configs:
+        cfg = read_config(path, None)
+        if types and 'upsample_cfg' not in cfg.model.get('neck', {}):
+            raise UserError(f'{path}: its neck has no upsample_cfg for --types to set')
+        for name in types or [None]:
+            model_cfg = copy.deepcopy(cfg.model)
+            if name is not None:
+                model_cfg.neck.upsample_cfg = dict(type=name)
+            parameters, macs = detector_cost(cfg, model_cfg, shape)
+            used = (model_cfg.get('neck') or {}).get('upsample_cfg') or {}
+            rows.append(
+                {
+                    'config': Path(path).stem,
+                    'upsampler of the neck': used.get('type', 'stock'),
+                    'parameters (M)': round(parameters / 1e6, 3),
+                    'GFLOPs (2 per MAC)': round(2 * macs / 1e9, 1),
+                    'GMACs': round(macs / 1e9, 1),
+                }
+            )
+    return rows
+
+
+def detector_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
+    """Parameters and multiply-adds of a detector on one black image of (height, width)."""
+    import torch
+    from mmdet.structures import DetDataSample
+    from mmengine.registry import MODELS, DefaultScope
+
+    from carafe_plugin.analysis.model_cost import multiply_adds
+
+    height, width = shape
+    sample = DetDataSample(
+        metainfo=dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0), img_id=0)
+    )
+    image = dict(inputs=[torch.zeros(3, height, width, dtype=torch.uint8)], data_samples=[sample])
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        try:
+            model = MODELS.build(model_cfg).eval()
+        except (TypeError, ValueError) as error:
+            raise UserError(error) from error
+        return multiply_adds(model, image)
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    lines = ['| ' + ' | '.join(rows[0]) + ' |', '|' + '---|' * len(rows[0])]
+    for row in rows:
+        cells = (f'{value:,}' if isinstance(value, int) else str(value) for value in row.values())
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def tabulate(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('configs', nargs='*', help='configs of detectors; without one, the upsamplers alone')
+    parser.add_argument('--types', nargs='+', metavar='NAME', help="upsamplers; default all, or the config's")
+    parser.add_argument('--channels', type=int, default=256, help='channels of the maps')
+    parser.add_argument('--scale-factor', type=int, default=2, help='ratio of the sizes')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, default=(800, 1280), metavar=('H', 'W'), help='size of the image'
+    )
+    parser.add_argument('--format', choices=['markdown', 'json'], default='markdown')
+    args = parser.parse_args(argv)
+    for name in args.types or ():
+        if name not in UPSAMPLERS:
+            raise UserError(f'--types: unknown upsampler {name!r}; known: {", ".join(UPSAMPLERS)}')
+    if args.configs:
+        # What tracing and mmengine say about branches and operators that the count leaves out.
+        warnings.filterwarnings('ignore')
+        logging.disable(logging.WARNING)
+        rows = detector_rows(args.configs, args.types, args.shape)
+    else:
+        rows = upsampler_rows(args.types, args.channels, args.scale_factor)
+    print(json.dumps(rows, indent=2) if args.format == 'json' else markdown(rows))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(tabulate, argv)
+
+
+if __name__ == '__main__':
+    main()
