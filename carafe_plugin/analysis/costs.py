@@ -82,12 +82,12 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
 
 
 def _per_value(flops: int):
-    return lambda *args, out_shape, **kwargs: flops * prod(out_shape)
+    # Of maps alone: torch does nearest interpolation by products of indices.
+    return lambda *args, out_shape, **kwargs: flops * prod(out_shape) if len(out_shape) >= 4 else 0
 
 
 _POINTWISE = {
     torch.ops.aten.mul: _per_value(1),
-    torch.ops.aten.upsample_nearest2d: _per_value(0),  # else its index arithmetic is counted
     torch.ops.aten.upsample_bilinear2d: _per_value(_BILINEAR),
     torch.ops.aten.grid_sampler_2d: _per_value(_BILINEAR),
 }
