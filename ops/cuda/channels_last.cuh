@@ -70,7 +70,8 @@ CARAFE_DEVICE void store_quad(T* target, const float* value, Dtype dtype) {
 
 // The address of channel 0 of a group at a pixel.
 template <typename T>
-CARAFE_DEVICE T* pixel_of(const TensorView& view, const LastParams& a, const Block& block, int64_t y, int64_t x) {
+CARAFE_DEVICE T*
+pixel_of(const TensorView& view, const LastParams& a, const Block& block, int64_t y, int64_t x) {
   return static_cast<T*>(view.data) + block.image * view.stride[0] +
       (block.group * a.group_channels + block.first_channel) + y * view.stride[2] + x * view.stride[3];
 }

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kPlanarThreads, 3) correlate_planar_kernel(con
   constexpr int kCells = kPlanarThreads / kSlices;
   const Problem& p = a.problem;
   const Tile& tile = a.tile;
-  const Block block = block_at(a, 1);
+  const Block block = block_at(a);
   const int cell = int(threadIdx.x) % kCells, slice = int(threadIdx.x) / kCells;
   int row = cell / tile.width, column = cell % tile.width;
   const int y = block.y + row, x = block.x + column;

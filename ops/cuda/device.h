@@ -56,7 +56,8 @@ CARAFE_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   if (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(size));
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(global), "r"(size), "n"(kBytes));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(global), "r"(size),
+                 "n"(kBytes));
 #else
   if (kBytes == 16)
     *static_cast<uint4*>(shared) =
@@ -93,7 +94,8 @@ int launch(
   if (blocks > INT32_MAX)
     return cudaErrorInvalidConfiguration;
   if (shared_bytes > (48 << 10)) {
-    const int error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    const int error = cudaFuncSetAttribute(kernel, attribute, int(shared_bytes));
     if (error)
       return error;
   }

@@ -210,9 +210,12 @@ __global__ void __launch_bounds__(kThreads, 2) scatter_kernel(const Problem p, i
   const int64_t top = first_cell(y, p.step, k / 2), bottom = last_cell(y, p.step, k / 2);
   const int64_t left = first_cell(x, p.step, k / 2), right = last_cell(x, p.step, k / 2);
   Acc sum[kBlock] = {};
-  for (pixel.cell_y = top < 0 ? 0 : top; pixel.cell_y <= bottom && pixel.cell_y < p.cells_h; ++pixel.cell_y)
-    for (pixel.cell_x = left < 0 ? 0 : left; pixel.cell_x <= right && pixel.cell_x < p.cells_w; ++pixel.cell_x) {
-      const int64_t entry = tap_at(y, pixel.cell_y, p.step, k / 2) * k + tap_at(x, pixel.cell_x, p.step, k / 2);
+  for (pixel.cell_y = top < 0 ? 0 : top; pixel.cell_y <= bottom; ++pixel.cell_y)
+    for (pixel.cell_x = left < 0 ? 0 : left; pixel.cell_x <= right; ++pixel.cell_x) {
+      if (pixel.cell_y >= p.cells_h || pixel.cell_x >= p.cells_w)
+        break;
+      const int64_t row = tap_at(y, pixel.cell_y, p.step, k / 2);
+      const int64_t entry = row * k + tap_at(x, pixel.cell_x, p.step, k / 2);
       for (pixel.phase_y = 0; pixel.phase_y < p.phases; ++pixel.phase_y)
         for (pixel.phase_x = 0; pixel.phase_x < p.phases; ++pixel.phase_x) {
           Kernel<Acc> kernel = kernel_of<Acc>(p, pixel);

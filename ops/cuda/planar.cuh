@@ -41,14 +41,14 @@ struct Block {
   int y, x; // of the tile's first cell
 };
 
-CARAFE_DEVICE Block block_at(const PlanarParams& a, int slices) {
+CARAFE_DEVICE Block block_at(const PlanarParams& a) {
   unsigned rest = blockIdx.x;
   Block block;
   block.x = int(rest % a.tile.columns) * a.tile.width;
   rest /= a.tile.columns;
   block.y = int(rest % a.tile.rows) * a.tile.height;
   rest /= a.tile.rows;
-  block.first_channel = int(rest % a.splits) * a.split_channels * slices;
+  block.first_channel = int(rest % a.splits) * a.split_channels;
   rest /= a.splits;
   block.group = rest % unsigned(a.problem.groups);
   block.image = rest / unsigned(a.problem.groups);
@@ -201,7 +201,8 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
 }
 
 // Blocks for `splits` of the channels, enough of them to fill the device.
-inline int choose_splits(const Problem& p, int64_t blocks, int64_t blocks_per_processor, int64_t least_channels) {
+inline int
+choose_splits(const Problem& p, int64_t blocks, int64_t blocks_per_processor, int64_t least_channels) {
   const int64_t wanted = ceil_div(p.multiprocessors * blocks_per_processor, blocks > 0 ? blocks : 1);
   const int64_t most = p.group_channels() / least_channels;
   const int64_t splits = wanted < most ? wanted : most;

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kPlanarThreads, 3) reassemble_planar_kernel(co
   CARAFE_SHARED(shared);
   const Problem& p = a.problem;
   const Tile& tile = a.tile;
-  const Block block = block_at(a, 1);
+  const Block block = block_at(a);
   int row = int(threadIdx.x) / tile.width, column = int(threadIdx.x) % tile.width;
   const int y = block.y + row, x = block.x + column;
   const bool exists = row < tile.height && y < p.cells_h && x < p.cells_w;
@@ -78,6 +78,8 @@ struct ReassemblePlanar {
 
 } // namespace
 
-Launched reassemble_planar(const Problem& p, void* stream) { return specialised<ReassemblePlanar>(p, stream); }
+Launched reassemble_planar(const Problem& p, void* stream) {
+  return specialised<ReassemblePlanar>(p, stream);
+}
 
 } // namespace carafe

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
   constexpr int r = K / 2;
   const Problem& p = a.planar.problem;
   const int width = a.width;
-  const Block block = block_at(a.planar, 1);
+  const Block block = block_at(a.planar);
   const int lane = int(threadIdx.x) % kWarp;
   const int column = lane % width, row = int(threadIdx.x) / kWarp * a.warp_rows + lane / width;
   const bool active = lane / width < a.warp_rows;
