@@ -81,6 +81,7 @@ def _(output, masks, height, width, kernel_size, group_size, scale_factor, down=
 def _(grad, features, logits, kernel_size, group_size, scale_factor, down=False):
     call = (kernel_size, group_size, scale_factor, down)
     check_arguments(features, logits, 'logits', *call[:3])
+    check_arguments(features, grad, 'grad', *call[:3])
     check_kernels(logits, 'logits', tuple(features.shape), *call)
     check_output(grad, 'grad', tuple(features.shape), scale_factor, down)
     return _empty(features.shape, grad), _empty(logits.shape, logits)
