@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of the pipeline, to be mixed with mmcv's own; their randomness is numpy's global one."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
+
+from .images import list_images, read_image
+from .masks import random_box, random_strokes, read_mask
+
+
+def _generator() -> np.random.Generator:
+    """A generator that follows from numpy's global state, which the data set seeds for each image."""
+    return np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))  # noqa: NPY002
+
+
+@TRANSFORMS.register_module()
+class ReadImage(BaseTransform):
+    """Put the image at ``img_path`` into ``img``, see :func:`read_image`."""
+
+    def transform(self, results: dict) -> dict:
+        results['img'] = read_image(results['img_path'])
+        return results
+
+
+@TRANSFORMS.register_module()
+class CropResize(BaseTransform):
+    """Cut a square out of ``img`` and resize it.
+
+    Args:
+        size: side of the result, in pixels.
+        crop: side of the square, in pixels of the file; the short side of an image that is smaller, and
+            of every image where this is None.
+        random: the square is anywhere; else in the middle.
+    """
+
+    def __init__(self, size: int = 256, crop: int | None = None, random: bool = True) -> None:
+        if size < 1 or (crop is not None and crop < 1):
+            raise ValueError(f'size and crop must be at least 1, got {size} and {crop}')
+        self.size, self.crop, self.random = size, crop, random
+
+    def transform(self, results: dict) -> dict:
+        image = results['img']
+        side = min(*image.shape[:2], self.crop or max(image.shape[:2]))
+        rng = _generator() if self.random else None
+        rooms = [extent - side for extent in image.shape[:2]]
+        top, left = (int(rng.integers(room + 1)) if self.random else room // 2 for room in rooms)
+        image = image[top : top + side, left : left + side]
+        if side != self.size:
+            method = cv2.INTER_AREA if side > self.size else cv2.INTER_CUBIC
+            image = cv2.resize(image, (self.size, self.size), interpolation=method)
+        results['img'] = image
+        return results
+
+
+@TRANSFORMS.register_module()
+class RandomHole(BaseTransform):
+    """Draw ``hole`` for ``img``.
+
+    Args:
+        kind: ``'box'`` or ``'strokes'``.
+        **arguments: of :func:`random_box` or :func:`random_strokes`.
+    """
+
+    KINDS: ClassVar[dict] = dict(box=random_box, strokes=random_strokes)
+
+    def __init__(self, kind: str, **arguments) -> None:
+        if kind not in self.KINDS:
+            raise ValueError(f'kind must be one of {", ".join(self.KINDS)}, got {kind!r}')
+        self.kind, self.arguments = kind, arguments
+
+    def transform(self, results: dict) -> dict:
+        height, width = results['img'].shape[:2]
+        results['hole'] = self.KINDS[self.kind](height, width, _generator(), **self.arguments)
+        return results
+
+
+@TRANSFORMS.register_module()
+class HoleFromFiles(BaseTransform):
+    """Take ``hole`` from a folder of masks, one at random, resized to the image.
+
+    Args:
+        root: folder of mask images, subfolders included.
+        hole: ``'white'`` or ``'black'``, which marks the hole.
+        file_list: text file with a path relative to ``root`` in each line.
+
+    Raises:
+        UserError: there is no mask.
+    """
+
+    def __init__(self, root: str, hole: str = 'white', file_list: str | None = None) -> None:
+        self.root, self.hole = Path(root), hole
+        self.names = list_images(root, file_list)
+
+    def transform(self, results: dict) -> dict:
+        name = self.names[_generator().integers(len(self.names))].decode()
+        mask = read_mask(self.root / name, self.hole)
+        size = results['img'].shape[1::-1]
+        results['hole'] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackInpainting(BaseTransform):
+    """What the model takes: ``inputs`` (3, H, W) and ``holes`` (1, H, W) as bytes, and their file."""
+
+    def transform(self, results: dict) -> dict:
+        image, hole = results['img'], results['hole']
+        if image.shape[:2] != hole.shape[:2]:
+            raise ValueError(f'image of {image.shape[:2]} and hole of {hole.shape[:2]} differ in size')
+        return dict(
+            inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            holes=torch.from_numpy(np.ascontiguousarray(hole))[None],
+            paths=str(results['img_path']),
+            skipped=results.get('skipped', False),
+        )
