@@ -8,8 +8,9 @@ from .checkpoint import enable_safe_loading
 from .checkpoint_hook import AtomicCheckpointHook
 from .flops import count_operators
 from .progress import ProgressBarHook
+from .sampler import NumberedSampler
 
 enable_safe_loading()
 count_operators()
 
-__all__ = ['AtomicCheckpointHook', 'ProgressBarHook', 'enable_safe_loading']
+__all__ = ['AtomicCheckpointHook', 'NumberedSampler', 'ProgressBarHook', 'enable_safe_loading']

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
-from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from .random_state import ExactResumeHook
 
 _PARTIAL = '.{}.partial'
 
@@ -60,12 +61,12 @@ class AtomicLocalBackend(LocalBackend):
 
 
 @HOOKS.register_module()
-class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, whose run can be resumed after a kill at any moment.
+class AtomicCheckpointHook(ExactResumeHook):
+    """mmengine's ``CheckpointHook``, whose run can be resumed after a kill at any moment, and goes on alike.
 
     Each file is written under another name and renamed when it is complete, ``last_checkpoint`` included;
     what ``max_keep_ckpts`` and ``save_best`` discard goes when its successor is in place. This holds for
-    local folders; for an ``out_dir`` on a remote store it is mmengine's hook.
+    local folders; on a remote store files are written as mmengine's hook does.
     """
 
     def before_train(self, runner: Runner) -> None:
