@@ -63,7 +63,7 @@ def test_torch_is_the_only_hard_requirement(wheel):
     hard = [line for line in metadata.get_all('Requires-Dist') if 'extra ==' not in line]
     assert len(hard) == 1
     assert hard[0].startswith('torch>=')
-    assert set(metadata.get_all('Provides-Extra')) == {'mmdet', 'mmseg', 'onnx', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {'mmdet', 'mmseg', 'inpainting', 'onnx', 'dev'}
 
 
 def test_wheel_holds_package_and_configs_but_no_tests(wheel):

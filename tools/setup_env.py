@@ -260,7 +260,7 @@ def make(stamp: dict) -> None:
     pip('install', '--requirement', BUILD, '--constraint', CONSTRAINTS)
     install_mmcv()
     say('the OpenMMLab stack, the test tools and this package')
-    extras = '.[mmdet,mmseg,onnx,dev]'
+    extras = '.[mmdet,mmseg,inpainting,onnx,dev]'
     pip('install', '--no-build-isolation', '--constraint', CONSTRAINTS, '--editable', extras)
     ask('import carafe_plugin, mmcv.ops, mmdet, mmseg, pycocotools.mask')
     STAMP.write_text(json.dumps(stamp))

@@ -56,7 +56,7 @@ class InpaintingDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         entropy = (0, int(index)) if self.test_mode else getattr(index, 'entropy', None)
         with _seeded(entropy):
-            for attempt in range(min(PATIENCE, len(self))):
+            for attempt in range(min(PATIENCE, len(self)) if self.test_mode else PATIENCE):
                 # The neighbours in a test; in a training no image should stand in for the one before it.
                 step = attempt if self.test_mode or not attempt else np.random.randint(len(self))  # noqa: NPY002
                 path = self.data_root / self.names[(index + step) % len(self)].decode()

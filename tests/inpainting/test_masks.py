@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holes have the area, the place and the polarity that were asked for."""
+
+import numpy as np
+import pytest
+from mmengine.registry import TRANSFORMS
+from PIL import Image
+
+from carafe_plugin.inpainting.masks import random_box, random_strokes, read_mask
+
+
+@pytest.mark.parametrize('area', [(0.15, 0.65), (0.3, 0.3001), (0.0, 0.0), (1.0, 1.0), (0.9, 0.95)])
+@pytest.mark.parametrize(('height', 'width'), [(256, 256), (100, 180)])
+def test_strokes_keep_to_their_area(height, width, area):
+    shares = []
+    for seed in range(8):
+        hole = random_strokes(height, width, np.random.default_rng(seed), area)
+        assert hole.shape == (height, width) and hole.dtype == np.uint8
+        assert set(np.unique(hole)) <= {0, 1}
+        shares.append(hole.mean())
+    assert area[0] <= min(shares) and max(shares) <= area[1]
+    assert area[1] - area[0] < 0.1 or max(shares) - min(shares) > 0.1
+
+
+def test_strokes_are_drawn_anywhere_and_repeat_by_seed():
+    holes = [random_strokes(64, 64, np.random.default_rng(seed), (0.1, 0.3)) for seed in range(150)]
+    coverage = np.mean(holes, 0)
+    assert coverage.min() > 0.02 and coverage.max() < 0.6
+    np.testing.assert_array_equal(holes[3], random_strokes(64, 64, np.random.default_rng(3), (0.1, 0.3)))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(area=(0.5, 0.4)), 'area must be a range'),
+        (dict(area=(0.5, 1.4)), 'area must hold'),
+        (dict(area=(0.15, 0.16)), 'area must hold a number of 9 pixels'),
+        (dict(brush=(-1, 4)), 'brush must be a range'),
+    ],
+)
+def test_strokes_refuse_what_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        random_strokes(3, 3, np.random.default_rng(0), **options)
+
+
+def test_box_is_one_box_within_its_margins():
+    sides = []
+    for seed in range(200):
+        hole = random_box(64, 80, np.random.default_rng(seed), side=30, shrink=10, margin=5)
+        rows, columns = hole.any(1).nonzero()[0], hole.any(0).nonzero()[0]
+        assert hole.sum() == len(rows) * len(columns)
+        assert rows[0] >= 5 and rows[-1] < 59 and columns[0] >= 5 and columns[-1] < 75
+        sides += [len(rows), len(columns)]
+    assert (min(sides), max(sides)) == (20, 30)
+    assert random_box(20, 20, np.random.default_rng(0), margin=5).sum() == 100  # what the margins leave
+    with pytest.raises(ValueError, match='no pixel beyond a margin of 20'):
+        random_box(1, 1, np.random.default_rng(0))
+
+
+def test_mask_files_have_a_polarity(tmp_path):
+    mask = np.zeros((8, 6), np.uint8)
+    mask[2:5, 1:4] = 255
+    Image.fromarray(mask).save(tmp_path / 'mask.png')
+    np.testing.assert_array_equal(read_mask(tmp_path / 'mask.png'), mask // 255)
+    np.testing.assert_array_equal(read_mask(tmp_path / 'mask.png', 'black'), 1 - mask // 255)
+    with pytest.raises(ValueError, match='white, black'):
+        read_mask(tmp_path / 'mask.png', 'grey')
+    hole = TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path)))
+    result = hole(dict(img=np.zeros((16, 12, 3), np.uint8)))['hole']
+    np.testing.assert_array_equal(result, (mask // 255).repeat(2, 0).repeat(2, 1))
