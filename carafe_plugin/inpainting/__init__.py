@@ -11,6 +11,7 @@ from .metrics import InpaintingMetric
 from .models import GeneratorDiscriminatorConstructor, Inpainter, InpaintingPreprocessor
 from .partial_conv import PartialConv2d, PartialUpsample
 from .transforms import CropResize, HoleFromFiles, PackInpainting, RandomHole, ReadImage
+from .visualization import InpaintingVisualizationHook
 
 register_upsamplers()
 
@@ -24,6 +25,7 @@ __all__ = [
     'InpaintingDataset',
     'InpaintingMetric',
     'InpaintingPreprocessor',
+    'InpaintingVisualizationHook',
     'PackInpainting',
     'PartialConv2d',
     'PartialConvUNet',

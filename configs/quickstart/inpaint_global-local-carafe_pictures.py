@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small Global&Local with CARAFE and a PatchGAN discriminator on generated textures and photographs.
+
+The demonstration behind `make demo-inpaint`, sized for two CPU cores. By itself:
+
+    python tools/quickstart_inpaint.py --data-only
+    python tools/train.py configs/quickstart/inpaint_global-local-carafe_pictures.py
+
+The stock decoder: `--cfg-options model.generator.upsample_cfg=None`. Results: docs/inpainting.md.
+"""
+
+_base_ = ['../inpainting/_base_/runtime.py', '../inpainting/_base_/pictures_64.py']
+model = dict(
+    type='Inpainter',
+    generator=dict(type='GlobalLocalGenerator', base_channels=24, upsample_cfg=dict(type='carafe')),
+    discriminator=dict(type='PatchDiscriminator', base_channels=16, num_layers=4),
+    gan='hinge',
+    weights=dict(hole=1.0, valid=0.5, adversarial=0.001),
+)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='GeneratorDiscriminatorConstructor',
+    generator=dict(optimizer=dict(type='Adam', lr=2e-3, betas=(0.5, 0.9))),
+    discriminator=dict(optimizer=dict(type='Adam', lr=5e-4, betas=(0.5, 0.9))),
+)
+model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')
