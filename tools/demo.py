@@ -4,6 +4,8 @@
 Every image gives OUT/NAME.png. With --ground-truth a picture has three columns: image, ground truth
 and prediction. With --grid all images go into one sheet, OUT/predictions.png, instead. What the model is,
 the scope of its config says.
+
+With an inpainting config a picture shows the image with its hole, the result and the original.
 """
 
 import argparse
@@ -32,6 +34,8 @@ from carafe_plugin.engine import seg_demo  # noqa: E402
 from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
 from carafe_plugin.engine.coco_files import check_coco_file  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.engine.launch import read_config  # noqa: E402
+from carafe_plugin.engine.preflight import type_name  # noqa: E402
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 SIDE = 480  # smaller pictures are enlarged to about this, to show boundaries and labels
@@ -237,6 +241,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='COCO annotations; for segmentation a folder of label maps NAME.png',
     )
     parser.add_argument('--grid', action='store_true', help='one sheet for all images')
+    parser.add_argument('--mask', type=Path, help='hole of the images, for an inpainting config; else drawn')
+    parser.add_argument(
+        '--mask-hole', choices=['white', 'black'], default='white', help='what marks the hole'
+    )
     parser.add_argument('--max-images', type=int, help='stop after this many')
     return parser.parse_args(argv)
 
@@ -289,6 +297,15 @@ def demo(argv: list[str] | None) -> None:
         raise UserError(f'--max-images must be at least 1, got {args.max_images}')
     images = find_images(args.inputs, args.max_images)
     files = outputs(images, args.out, args.grid)
+    cfg = read_config(args.config, None)
+    if type_name(cfg.get('model') or {}) == 'Inpainter':
+        from carafe_plugin.inpainting import demo as inpainting
+
+        if args.grid or args.ground_truth:
+            raise UserError('--grid and --ground-truth are not for an inpainting config')
+        inpainting.draw(cfg, args.checkpoint, images, files, args.mask, args.mask_hole, args.device)
+        print(f'{len(images)} images inpainted -> {args.out}')
+        return
     model = load_model(args)
     if is_segmentation(args.config):
         seg_demo.demo(model, images, files, args.ground_truth)

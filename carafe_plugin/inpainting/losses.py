@@ -101,7 +101,7 @@ class VGGLoss(nn.Module):
                 key, buffer = f'features.{index}.{name}', getattr(self, f'{name}{index}')
                 if key not in state or state[key].shape != buffer.shape:
                     raise UserError(
-                        f'{self.weights} holds no VGG16 of torchvision: no {key}{[*buffer.shape]}'
+                        f'{self.weights} is no VGG16 of torchvision: no {key} of {tuple(buffer.shape)}'
                     )
                 buffer.copy_(state[key])
 

@@ -9,7 +9,7 @@ The demonstration behind `make demo-inpaint`, sized for two CPU cores. By itself
 The stock decoder: `--cfg-options model.generator.upsample_cfg=None`. Results: docs/inpainting.md.
 """
 
-_base_ = ['../inpainting/_base_/runtime.py', '../inpainting/_base_/pictures_64.py']
+_base_ = '../inpainting/_base_/pictures_64.py'
 model = dict(
     type='Inpainter',
     generator=dict(type='GlobalLocalGenerator', base_channels=24, upsample_cfg=dict(type='carafe')),

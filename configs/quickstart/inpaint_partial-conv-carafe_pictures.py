@@ -7,7 +7,7 @@
 The stock decoder: `--cfg-options model.generator.upsample_cfg=None`. Results: docs/inpainting.md.
 """
 
-_base_ = ['../inpainting/_base_/runtime.py', '../inpainting/_base_/pictures_64.py']
+_base_ = '../inpainting/_base_/pictures_64.py'
 model = dict(
     type='Inpainter',
     generator=dict(type='PartialConvUNet', base_channels=24, num_stages=5, upsample_cfg=dict(type='carafe')),

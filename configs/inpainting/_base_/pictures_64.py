@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quick-start data at 64 x 64, as tools/quickstart_inpaint.py makes it; sized for two CPU cores."""
 
+_base_ = 'runtime.py'
 data_root = 'data/inpaint/'
 hole = dict(type='RandomHole', kind='strokes', area=(0.15, 0.35), length=(40, 120), brush=(25, 60))
 train_dataloader = dict(

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``tools/demo.py`` does for an inpainting config: fill a hole of each image and draw a strip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
+from PIL import Image
+
+from carafe_plugin.engine.checkpoint import check_checkpoint
+from carafe_plugin.engine.errors import UserError
+
+from .images import read_image
+from .masks import random_strokes, read_mask
+from .visualization import strip
+
+
+def load_inpainter(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module:
+    """Build the model of a config and load its weights, all of them.
+
+    Raises:
+        UserError: the device does not exist, or the checkpoint cannot be read or is of another model.
+    """
+    stored = check_checkpoint(checkpoint, str(Path(checkpoint).parent))
+    if stored is None:  # not a local file
+        stored = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    state = stored.get('state_dict', stored)
+    model = MODELS.build(cfg.model)
+    try:
+        model.to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f'--device {device}: {error}') from error
+    for name, weight in model.generator.state_dict(prefix='generator.').items():
+        if name not in state or state[name].shape != weight.shape:
+            found = tuple(state[name].shape) if name in state else 'nothing'
+            raise UserError(
+                f'{checkpoint} is of another model than {cfg.filename}: {name} should be '
+                f'{tuple(weight.shape)}, there is {found}'
+            )
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def choose_hole(image: np.ndarray, mask: Path | None, polarity: str, seed: int) -> np.ndarray:
+    """Read the hole of an image from a file, or draw one.
+
+    Raises:
+        UserError: the mask cannot be read, has another size, or marks no pixel or every pixel.
+    """
+    if mask is None:
+        area = (0.1, 0.3) if image.shape[0] * image.shape[1] >= 10 else (0.0, 1.0)
+        return random_strokes(*image.shape[:2], np.random.default_rng(seed), area)
+    hole = read_mask(mask, polarity)
+    sizes = [f'{a.shape[1]}x{a.shape[0]}' for a in (hole, image)]
+    if sizes[0] != sizes[1]:
+        raise UserError(f'mask {mask} is of {sizes[0]} pixels, its image of {sizes[1]}')
+    if not hole.any() or hole.all():
+        found = 'every pixel' if hole.all() else 'no pixel'
+        other = 'white' if polarity == 'black' else 'black'
+        raise UserError(
+            f'mask {mask} marks {found} as the hole, which is {polarity}: --mask-hole {other} for the reverse'
+        )
+    return hole
+
+
+@torch.no_grad()
+def inpaint(model: torch.nn.Module, image: np.ndarray, hole: np.ndarray) -> dict:
+    """Fill the hole (H, W) of an image of RGB bytes (H, W, 3), of any size; the model's prediction."""
+    data = dict(
+        inputs=[torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))],
+        holes=[torch.from_numpy(hole)[None]],
+    )
+    return model.test_step(data)[0]
+
+
+def draw(
+    cfg: Config,
+    checkpoint: str,
+    images: Sequence[Path],
+    files: Sequence[Path],
+    mask: Path | None = None,
+    polarity: str = 'white',
+    device: str = 'cpu',
+) -> None:
+    """Write masked image, result and original side by side, and the result alone as NAME.result.png.
+
+    Args:
+        cfg: an inpainting config.
+        checkpoint: its weights.
+        images: what to inpaint.
+        files: picture to write for each of them.
+        mask: file that marks the hole of every image; None draws strokes, the n-th image's always alike.
+        polarity: ``'white'`` or ``'black'``, what marks the hole.
+        device: where to run.
+
+    Raises:
+        UserError: an input cannot be used; nothing was written then.
+    """
+    model = load_inpainter(cfg, checkpoint, device)
+    pairs = []
+    for seed, path in enumerate(images):
+        image = read_image(path)
+        pairs.append((image, choose_hole(image, mask, polarity, seed)))
+    for (image, hole), file in zip(pairs, files, strict=True):
+        sample = inpaint(model, image, hole)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(strip(sample)).save(file)
+        result = sample['result'].permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(result).save(file.with_name(f'{file.stem}.result.png'))
