@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-full benchmark sanitize lint format
+.PHONY: help setup demo demo-seg demo-inpaint test test-full benchmark sanitize lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
@@ -20,8 +20,8 @@ SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | \
-		while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
-	@echo '  PYTHON=...      the interpreter for .venv, 3.11 or 3.12'
+		while read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
+	@echo '  PYTHON=...         the interpreter for .venv, 3.11 or 3.12'
 
 setup: ## Install everything into .venv; the first time compiles mmcv (20 minutes on 2 cores)
 	@$(PYTHON) tools/setup_env.py
@@ -31,6 +31,9 @@ demo: setup ## Train a small CARAFE Mask R-CNN, evaluate it and draw what it fin
 
 demo-seg: setup ## Train a small CARAFE UperNet, evaluate it and draw what it segments
 	$(PY) tools/quickstart_seg.py
+
+demo-inpaint: setup ## Train a small inpainting network, stock and CARAFE, and fill holes with both
+	$(PY) tools/quickstart_inpaint.py
 
 test: setup ## Run the tests but the slow ones
 	$(PYTEST) -m 'not slow'
