@@ -112,7 +112,9 @@ class PartialUpsample(nn.Module):
             out = carafe(x, kernels, side, groups, scale)
             dtype = torch.promote_types(kernels.dtype, torch.float32)
             mask = mask.to(dtype).expand(-1, groups, -1, -1)
-            weight = carafe(mask, kernels.to(dtype), side, groups, scale)
+            kernels = kernels.to(dtype)
+            weight = carafe(mask, kernels, side, groups, scale)
+            weight = weight / kernels.unflatten(1, (groups, -1)).sum(2)  # not every normaliser makes it 1
         elif isinstance(up, (NearestUpsampler, BilinearUpsampler)):
             out, weight = up(x), up(mask)
         else:
