@@ -67,13 +67,14 @@ def fill_all(
     """What every baseline and every network makes of each held-out picture."""
     samples = {name: [] for name in (*BASELINES, *networks)}
     for item in (dataset[i] for i in range(len(dataset))):
-        image, hole = item['inputs'].permute(1, 2, 0).numpy().copy(), item['holes'][0].numpy()
-        facts = dict(original=item['inputs'], hole=item['holes'], path=item['paths'], skipped=item['skipped'])
+        image, sample = item['inputs'].permute(1, 2, 0).numpy().copy(), item['data_samples']
+        hole = sample['holes'][0].numpy()
+        facts = dict(original=item['inputs'], hole=sample['holes'], skipped=sample['skipped'])
         for name, fill in BASELINES.items():
             filled = torch.from_numpy(fill(image, hole)).permute(2, 0, 1)
             samples[name].append(dict(facts, result=filled))
         for name, model in networks.items():
-            samples[name].append(dict(inpaint(model, image, hole), path=item['paths']))
+            samples[name].append(dict(facts, result=inpaint(model, image, hole)['result']))
     return samples
 
 

@@ -72,7 +72,7 @@ def inpaint(model: torch.nn.Module, image: np.ndarray, hole: np.ndarray) -> dict
     """Fill the hole (H, W) of an image of RGB bytes (H, W, 3), of any size; the model's prediction."""
     data = dict(
         inputs=[torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))],
-        holes=[torch.from_numpy(hole)[None]],
+        data_samples=dict(holes=[torch.from_numpy(hole)[None]]),
     )
     return model.test_step(data)[0]
 

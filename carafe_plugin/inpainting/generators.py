@@ -32,6 +32,7 @@ class GlobalLocalGenerator(BaseModule):
         base_channels: channels of the first layer; others are multiples of it.
         upsample_cfg: ``dict(type=NAME, ...)``; None is the stock.
         norm_cfg: norm after each convolution but the last.
+        act_cfg: activation after each convolution but the last.
 
     Raises:
         TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`; the upsampler needs a guide.
@@ -44,13 +45,16 @@ class GlobalLocalGenerator(BaseModule):
         base_channels: int = 64,
         upsample_cfg: dict | None = None,
         norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
+        act_cfg: dict = dict(type='ReLU'),  # noqa: B006
     ) -> None:
         super().__init__()
         c = require_positive_int('base_channels', base_channels)
 
         def conv(channels: int, out: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> ConvModule:
             padding = kernel // 2 * dilation
-            return ConvModule(channels, out, kernel, stride, padding, dilation, norm_cfg=norm_cfg)
+            return ConvModule(
+                channels, out, kernel, stride, padding, dilation, norm_cfg=norm_cfg, act_cfg=act_cfg
+            )
 
         self.stem = conv(4, c, 5)
         self.down1 = nn.Sequential(conv(c, 2 * c, stride=2), conv(2 * c, 2 * c))
@@ -60,8 +64,8 @@ class GlobalLocalGenerator(BaseModule):
         self.upsamplers = ModuleList()  # mmengine's initialises its members last
         widths = (4 * c, 2 * c)
         if upsample_cfg is None:
-            deconv = dict(kernel_size=4, stride=2, padding=1, conv_cfg=dict(type='deconv'), norm_cfg=norm_cfg)
-            self.upsamplers.extend(ConvModule(width, width // 2, **deconv) for width in widths)
+            layers = dict(conv_cfg=dict(type='deconv'), norm_cfg=norm_cfg, act_cfg=act_cfg)
+            self.upsamplers.extend(ConvModule(width, width // 2, 4, 2, 1, **layers) for width in widths)
             widths = (2 * c, c)
         else:
             self._refuse_guided(upsample_cfg)

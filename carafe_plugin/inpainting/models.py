@@ -21,8 +21,9 @@ class InpaintingPreprocessor(BaseDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
-        images, holes = (torch.stack(list(data[key])) for key in ('inputs', 'holes'))
-        return dict(data, inputs=images.float() / 127.5 - 1, holes=holes.float())
+        samples = data['data_samples']
+        images, holes = torch.stack(list(data['inputs'])), torch.stack(list(samples['holes']))
+        return dict(inputs=images.float() / 127.5 - 1, data_samples=dict(samples, holes=holes.float()))
 
 
 @MODELS.register_module()
@@ -75,23 +76,18 @@ class Inpainter(BaseModel):
         self.perceptual = MODELS.build(perceptual) if perceptual else None
 
     def forward(
-        self,
-        inputs: Tensor,
-        holes: Tensor,
-        paths: Sequence[str] | None = None,
-        skipped: Sequence[bool] | None = None,
-        mode: str = 'tensor',
-    ) -> Tensor | dict | list[dict]:
-        """Run on images (N, 3, H, W) in [-1, 1] and holes (N, 1, H, W).
+        self, inputs: Tensor, data_samples: dict, mode: str = 'tensor'
+    ) -> Tensor | dict[str, Tensor] | list[dict]:
+        """Run on images (N, 3, H, W) in [-1, 1].
 
         Args:
             inputs: images; what they hold in the hole is not looked at, but by the losses.
-            holes: 1 in the hole, 0 elsewhere.
-            paths: files of the images.
-            skipped: images that stand in for unreadable ones, which metrics leave out.
+            data_samples: ``holes`` (N, 1, H, W), 1 in the hole and 0 elsewhere; where it is known, ``paths``
+                of the images and ``skipped``, which of them metrics should leave out.
             mode: ``'tensor'`` for the raw output, ``'loss'`` for the losses without a discriminator,
                 ``'predict'`` for a dict of bytes per image: ``result``, ``original`` and ``hole``.
         """
+        holes = data_samples['holes']
         result = self.generator(inputs * (1 - holes), holes)
         if mode == 'tensor':
             return result
@@ -99,10 +95,9 @@ class Inpainter(BaseModel):
             return self.losses(result, inputs, holes)
         composed = torch.where(holes > 0, result.float().clamp(-1, 1), inputs)
         composed, inputs = (((x + 1) * 127.5).round().byte() for x in (composed, inputs))
-        count = len(inputs)
-        rows = zip(
-            composed, inputs, holes.byte(), paths or [''] * count, skipped or [False] * count, strict=True
-        )
+        paths = data_samples.get('paths', [''] * len(inputs))
+        skipped = data_samples.get('skipped', [False] * len(inputs))
+        rows = zip(composed, inputs, holes.byte(), paths, skipped, strict=True)
         keys = ('result', 'original', 'hole', 'path', 'skipped')
         return [dict(zip(keys, row, strict=True)) for row in rows]
 
@@ -131,7 +126,7 @@ class Inpainter(BaseModel):
         optimizers = [optim_wrapper['generator'], optim_wrapper['discriminator']]
 
         data = self.data_preprocessor(data, True)
-        images, holes = data['inputs'], data['holes']
+        images, holes = data['inputs'], data['data_samples']['holes']
         with optimizers[0].optim_context(self.generator), torch.set_grad_enabled(train_generator):
             result = self.generator(images * (1 - holes), holes)
             composed = torch.where(holes > 0, result.float(), images)

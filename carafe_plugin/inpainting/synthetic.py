@@ -34,10 +34,10 @@ PHOTOS = dict(
 
 
 def draw_texture(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:
-    """Draw two or three regions of stripes, checks or soft noise with curved borders; RGB bytes."""
+    """Draw three or four regions of stripes, checks or soft noise with curved borders; RGB bytes."""
     y, x = np.mgrid[:side, :side].astype(np.float32)
     image = _region(rng, x, y)
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(2, 4)):
         angle, shift = rng.uniform(0, 2 * math.pi), rng.uniform(-0.3, 0.3) * side
         u = (x - side / 2) * math.cos(angle) + (y - side / 2) * math.sin(angle) - shift
         v = (y - side / 2) * math.cos(angle) - (x - side / 2) * math.sin(angle)
@@ -48,7 +48,7 @@ def draw_texture(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:
 
 
 def _region(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    colours = rng.uniform(20, 235, 3) + rng.normal(0, 40, (2, 3))
+    colours = rng.uniform(20, 235, 3) + rng.normal(0, 22, (2, 3))
     angle, pitch = rng.uniform(0, math.pi), rng.uniform(8, 24)
     u = (x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / pitch
     v = (y * math.cos(angle) - x * math.sin(angle)) * 2 * math.pi / pitch

@@ -107,7 +107,11 @@ class HoleFromFiles(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackInpainting(BaseTransform):
-    """What the model takes: ``inputs`` (3, H, W) and ``holes`` (1, H, W) as bytes, and their file."""
+    """What the model takes: ``inputs`` (3, H, W) as bytes, and a dict ``data_samples``.
+
+    It has ``holes`` (1, H, W) as bytes, the file as ``paths``, and ``skipped``, whether the image stands in
+    for an unreadable one.
+    """
 
     def transform(self, results: dict) -> dict:
         image, hole = results['img'], results['hole']
@@ -115,7 +119,9 @@ class PackInpainting(BaseTransform):
             raise ValueError(f'image of {image.shape[:2]} and hole of {hole.shape[:2]} differ in size')
         return dict(
             inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            holes=torch.from_numpy(np.ascontiguousarray(hole))[None],
-            paths=str(results['img_path']),
-            skipped=results.get('skipped', False),
+            data_samples=dict(
+                holes=torch.from_numpy(np.ascontiguousarray(hole))[None],
+                paths=str(results['img_path']),
+                skipped=results.get('skipped', False),
+            ),
         )

@@ -77,7 +77,7 @@ def test_folders_are_nested_and_lists_name_files(tmp_path):
     assert list_images(tmp_path).tolist() == [b'a/0.png', b'a/1.png', b'b/c/0.png']
     (tmp_path / 'list.txt').write_text('/b/c/0.png\n\na/1.png\n')
     dataset = build(tmp_path, ann_file=str(tmp_path / 'list.txt'))
-    assert [dataset[i]['paths'] for i in range(2)] == [
+    assert [dataset[i]['data_samples']['paths'] for i in range(2)] == [
         str(tmp_path / name) for name in ('b/c/0.png', 'a/1.png')
     ]
 
@@ -97,8 +97,8 @@ def test_sizes_down_to_one_pixel(tmp_path):
     dataset = build(tmp_path)
     for i in range(5):
         item = dataset[i]
-        assert item['inputs'].shape == (3, 16, 16) and item['holes'].shape == (1, 16, 16)
-        assert item['inputs'].dtype == item['holes'].dtype == torch.uint8
+        assert item['inputs'].shape == (3, 16, 16) and item['data_samples']['holes'].shape == (1, 16, 16)
+        assert item['inputs'].dtype == item['data_samples']['holes'].dtype == torch.uint8
 
 
 def spoil(folder):
@@ -119,11 +119,15 @@ def test_unreadable_images_are_skipped_with_a_count(tmp_path):
     texts = [str(w.message) for w in record if 'skipped' in str(w.message)]
     assert [text.split(' ')[-3] for text in texts] == ['1', '2', '3', '4']  # 3.png has a bad neighbour
     assert '1.png: not a readable image' in texts[0]
-    assert [item['skipped'] for item in items] == [False, True, False, True, True, False]
+    assert [item['data_samples']['skipped'] for item in items] == [False, True, False, True, True, False]
 
     training = build(tmp_path)
     with pytest.warns(UserWarning, match='skipped'):
-        assert {training[i]['paths'][-5:] for i in range(6) for _ in range(9)} == {'0.png', '2.png', '5.png'}
+        assert {training[i]['data_samples']['paths'][-5:] for i in range(6) for _ in range(9)} == {
+            '0.png',
+            '2.png',
+            '5.png',
+        }
 
 
 def test_nothing_but_unreadable_images_is_an_error(tmp_path):
@@ -151,7 +155,8 @@ def test_draws_repeat_and_differ(tmp_path):
         return [dataset[i] for i in indices]
 
     def same(a, b):
-        return all(torch.equal(a[key], b[key]) for key in ('inputs', 'holes'))
+        holes = (item['data_samples']['holes'] for item in (a, b))
+        return torch.equal(a['inputs'], b['inputs']) and torch.equal(*holes)
 
     test = build(tmp_path, test_mode=True)
     forward, backward = take(test, range(6)), take(test, range(5, -1, -1))

@@ -40,7 +40,7 @@ def batch(size=(32, 32), count=2, hole=None):
         hole = torch.zeros(1, *size, dtype=torch.uint8)
         hole[:, size[0] // 4 : size[0] // 2 + 1, size[1] // 4 : size[1] // 2 + 1] = 1
     images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=g)
-    return dict(inputs=list(images), holes=[hole] * count)
+    return dict(inputs=list(images), data_samples=dict(holes=[hole] * count))
 
 
 def build(generator='GlobalLocalGenerator', upsampler=STOCK, *, gan=True, **options):
@@ -97,7 +97,7 @@ def test_result_is_the_image_outside_the_hole_and_does_not_look_into_it(generato
     model = build(generator, 'carafe').eval()
     data = batch()
     first = model.test_step(data)
-    hole = data['holes'][0].bool().expand(3, -1, -1)
+    hole = data['data_samples']['holes'][0].bool().expand(3, -1, -1)
     for image, sample in zip(data['inputs'], first, strict=True):
         assert torch.equal(sample['result'][~hole], image[~hole])
     changed = dict(data, inputs=[torch.where(hole, 255 - image, image) for image in data['inputs']])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tools train, resume, test and show inpainting configs, and say in one line what cannot work."""
 
+import re
 import signal
 import warnings
 
@@ -158,7 +159,7 @@ def test_demo_refuses_the_checkpoint_of_another_model(tmp_path, data, image, fin
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['train_dataloader.dataset.data_root=nowhere'], 'error: image folder nowhere does not exist'),
+        (['train_dataloader.dataset.data_root=nowhere'], 'image folder nowhere does not exist'),
         (['model.generator.upsample_cfg.type=nothing'], "unknown upsampler 'nothing'"),
         (
             ['model.perceptual.type=VGGLoss', 'model.perceptual.weights=vgg.pth'],
@@ -166,11 +167,12 @@ def test_demo_refuses_the_checkpoint_of_another_model(tmp_path, data, image, fin
         ),
     ],
 )
-def test_train_says_what_is_missing(tmp_path, finished, options, message):
-    assert train(finished[0], tmp_path / 'run', '--cfg-options', *options) == 1
-    log = (tmp_path / 'run.log').read_text()
-    assert message in log
-    assert 'Traceback' not in log
+def test_train_says_what_is_missing(tmp_path, finished, capsys, options, message):
+    with pytest.raises(SystemExit):
+        load_tool('train').main(
+            [str(finished[0]), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *options]
+        )
+    assert re.search(rf'^error: .*{message}', capsys.readouterr().err, re.MULTILINE)
 
 
 def test_unreadable_images_do_not_stop_a_run(tmp_path):
