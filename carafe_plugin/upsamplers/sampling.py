@@ -23,8 +23,7 @@ def sample_around_centres(features: Tensor, offsets: Tensor, scale_factor: int, 
     """
     dtype = torch.promote_types(offsets.dtype, torch.float32)  # 16 bits cannot name a pixel of a large map
     offsets = offsets.to(dtype).unflatten(1, (2, groups))
-    height, width = offsets.shape[-2:]
-    x, y = pixel_centres(offsets[:, :1, 0])
+    (x, width), (y, height) = pixel_centres(offsets[:, :1, 0])
     grid = torch.stack(
         (
             (x + scale_factor * offsets[:, 0]) * (2 / width) - 1,
@@ -35,14 +34,14 @@ def sample_around_centres(features: Tensor, offsets: Tensor, scale_factor: int, 
     return sample(features, grid, padding_mode='border')
 
 
-def pixel_centres(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the pixels of a map are, x and y, from its top left corner: 0.5, 1.5, ...
+def pixel_centres(like: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Where the pixels of a map are from its top left corner (0.5, 1.5, ...) and its size, in x and in y.
 
-    Counted from the map's own values, because TorchScript's ONNX export makes constants of ``arange`` and
-    ``ones_like``, which would fix the size.
+    Both are counted from the map itself: ONNX export by TorchScript makes a constant of ``arange``,
+    ``ones_like`` and of most sizes that are read.
     """
     ones = like.detach().clamp(1, 1)
-    return ones.cumsum(-1) - 0.5, ones.cumsum(-2) - 0.5
+    return tuple((ones.cumsum(dim) - 0.5, ones.sum(dim, keepdim=True)[..., :1, :1]) for dim in (-1, -2))
 
 
 def sample(features: Tensor, grid: Tensor, padding_mode: str) -> Tensor:
@@ -51,9 +50,9 @@ def sample(features: Tensor, grid: Tensor, padding_mode: str) -> Tensor:
     Shape:
         ``features`` (N, C, h, w), ``grid`` (N, G, H', W', 2) in [-1, 1], x first; returns (N, C, H', W').
     """
-    n, groups, height, width, _ = grid.shape
+    groups = grid.shape[1]
     split = features.unflatten(1, (groups, features.shape[1] // groups)).flatten(0, 1)
     out = F.grid_sample(
         split.to(grid.dtype), grid.flatten(0, 1), padding_mode=padding_mode, align_corners=False
     )
-    return out.reshape(n, features.shape[1], height, width).to(features.dtype)
+    return out.unflatten(0, (-1, groups)).flatten(1, 2).to(features.dtype)

@@ -84,16 +84,19 @@ class SAPADeform(GuidedUpsampler):
         offsets = pixel_shuffle(self.offset(x), self.scale_factor)
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         offsets = offsets.unflatten(1, (self.groups, self.points, 2))
-        height, width = x.shape[-2:]
-        column, row = (
-            F.interpolate(centre, scale_factor=self.scale_factor, mode='nearest')[:, :, None]
-            for centre in pixel_centres(x[:, :1].to(offsets.dtype))
+        # Of the input pixel that an output pixel lies in; x and y, each with the map's size.
+        along_x, along_y = (
+            (self._enlarge(centre)[:, :, None], size[:, :, None])
+            for centre, size in pixel_centres(x[:, :1].to(offsets.dtype))
         )
         grid = torch.stack(
-            (
-                (column + offsets[:, :, :, 0]) * (2 / width) - 1,
-                (row + offsets[:, :, :, 1]) * (2 / height) - 1,
-            ),
+            [
+                (centre + offsets[:, :, :, axis]) * (2 / size) - 1
+                for axis, (centre, size) in enumerate((along_x, along_y))
+            ],
             dim=-1,
         )
         return grid.unbind(2)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')
