@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = """
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import MODELS
 
 cfg = Config.fromfile('config.py')  # imports what custom_imports names
 neck = MODELS.build(dict(cfg.model.neck, in_channels=[4, 8], out_channels=8, num_outs=2))
