@@ -3,6 +3,7 @@
 
 from torch import Tensor
 
+from carafe_plugin.ops._checks import ints
 from carafe_plugin.upsamplers import Upsampler, fit
 
 
@@ -12,7 +13,7 @@ def lift(upsampler: Upsampler, x: Tensor, guide: Tensor) -> Tensor:
     Maps of one size (dilated stages) pass unchanged. A map of 1 x 1 pixel does go through the upsampler,
     whose parameters then stay in the graph.
     """
-    size = guide.shape[-2:]
-    if x.shape[-2:] == size and max(size) > 1:
+    size = ints(guide.shape[-2:])
+    if ints(x.shape[-2:]) == size and max(size) > 1:
         return x
-    return fit(upsampler(x, guide), size, upsampler.scale_factor)
+    return fit(upsampler(x, guide), guide.shape[-2:], upsampler.scale_factor)

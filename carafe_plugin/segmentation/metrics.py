@@ -74,7 +74,7 @@ class BoundaryIoUMetric(BaseMetric):
             in_prediction = boundary_region(predicted, distance, ignored)
             both = in_truth & in_prediction & (truth == predicted)
             areas = [
-                torch.bincount(labels[region], minlength=classes)
+                torch.bincount(labels[region], minlength=classes)[:classes]
                 for labels, region in ((truth, both), (truth, in_truth), (predicted, in_prediction))
             ]
             intersection, *sides = areas
