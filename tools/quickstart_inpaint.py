@@ -113,7 +113,7 @@ def demo(argv: list[str] | None) -> None:
     args = parser.parse_args(argv)
     start = time.monotonic()
 
-    made = make_pictures(DATA, dict(train=600, val=48), dict(train=40, val=6))
+    made = make_pictures(DATA, dict(train=600, val=48), dict(train=20, val=6))
     print(f'{DATA}: generated textures and cut-outs of photographs {"written" if made else "were there"}')
     if args.data_only:
         return

@@ -45,4 +45,5 @@ def inpainter_rank(rank, file, _):
 def test_both_networks_stay_alike(tmp_path):
     first, second = run_two(inpainter_rank, tmp_path)
     torch.testing.assert_close(first['after'], second['after'], rtol=0, atol=0)
-    assert first['still'] == set()
+    # Scores within the hinge: the two halves of the loss cancel in the last offset.
+    assert first['still'] <= {'discriminator.module.layers.2.bias'}
