@@ -18,7 +18,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
         raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
     hook.draw = True
     folder = os.path.abspath(folder)  # MMDetection puts a relative one into the work_dir
-    if type_name(hook) == 'DetVisualizationHook':
+    if type_name(hook) in ('DetVisualizationHook', 'InpaintingVisualizationHook'):
         hook.test_out_dir = folder
     else:  # MMSegmentation's own has no legend, and draws into the visualizer's folder
         hook.draw = False

@@ -8,6 +8,7 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from PIL import Image
 
 GAP = 6
 
@@ -33,13 +34,11 @@ class InpaintingVisualizationHook(Hook):
 
     Args:
         draw: whether to; ``tools/test.py --show-dir`` switches it on.
-        interval: draw every such image.
+        test_out_dir: folder for the pictures, NAME_NUMBER.png.
     """
 
-    priority = 'NORMAL'
-
-    def __init__(self, draw: bool = False, interval: int = 1) -> None:
-        self.draw, self.interval = draw, interval
+    def __init__(self, draw: bool = False, test_out_dir: str = 'pictures') -> None:
+        self.draw, self.test_out_dir = draw, Path(test_out_dir)
         self._count = 0
 
     def after_test_iter(
@@ -47,7 +46,8 @@ class InpaintingVisualizationHook(Hook):
     ) -> None:
         if not self.draw:
             return
+        self.test_out_dir.mkdir(parents=True, exist_ok=True)
         for sample in outputs:
-            if self._count % self.interval == 0:
-                runner.visualizer.add_image(Path(sample['path']).stem, strip(sample), step=self._count)
+            file = self.test_out_dir / f'{Path(sample["path"]).stem}_{self._count}.png'
+            Image.fromarray(strip(sample)).save(file)
             self._count += 1

@@ -20,7 +20,6 @@ default_hooks = dict(
     visualization=dict(type='InpaintingVisualizationHook'),
 )
 log_processor = dict(by_epoch=False)
-visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 env_cfg = dict(cudnn_benchmark=True)
 randomness = dict(seed=0)
 # Moving average of the weights: add
