@@ -31,3 +31,5 @@ optim_wrapper = dict(
     discriminator=dict(optimizer=dict(type='Adam', lr=5e-4, betas=(0.5, 0.9))),
 )
 model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')
+# Validation, test and demo use averaged weights: those of a single iteration go up and down.
+custom_hooks = [dict(type='EMAHook', momentum=0.05)]
