@@ -105,6 +105,7 @@ def run(work_dir, sampler, *, by_epoch=False, workers=0, load_from=None):
     )
     runner = Runner.from_cfg(cfg)
     runner.train()
+    runner.train_loop.dataloader_iterator = None  # ends its workers
     return runner.message_hub.get_scalar('train/loss').data[0]
 
 
