@@ -172,6 +172,19 @@ void store_elements(S* target, const Acc* source, int64_t stride, int64_t count)
   }
 }
 
+// As memcpy, for rows of a few vectors, where a call would take as long again.
+template <typename Acc>
+CARAFE_INLINE void copy_row(Acc* target, const Acc* source, int64_t count) {
+  constexpr int n = kLanes<Acc>;
+  if (count < n) {
+    __builtin_memcpy(target, source, size_t(count) * sizeof(Acc));
+    return;
+  }
+  for (int64_t i = 0; i + n < count; i += n)
+    store(target + i, load(source + i));
+  store(target + count - n, load(source + count - n)); // overlaps the one before
+}
+
 // target[i] = tensor[offset + i * stride]
 template <typename Acc>
 void load_row(
@@ -182,7 +195,7 @@ void load_row(
     int64_t count) {
   const void* data = tensor.data;
   if (is_dense<Acc>(tensor, stride)) {
-    __builtin_memcpy(target, (const Acc*)data + offset, size_t(count) * sizeof(Acc));
+    copy_row(target, (const Acc*)data + offset, count);
     return;
   }
   switch (tensor.dtype) {
@@ -207,7 +220,7 @@ void store_row(
     int64_t count) {
   void* data = tensor.data;
   if (is_dense<Acc>(tensor, stride)) {
-    __builtin_memcpy((Acc*)data + offset, source, size_t(count) * sizeof(Acc));
+    copy_row((Acc*)data + offset, source, count);
     return;
   }
   switch (tensor.dtype) {

@@ -8,6 +8,16 @@ CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
   __builtin_memset(target, 0, size_t(count) * sizeof(Acc));
 }
 
+// Asks for a row that will be read soon: rows come from L2 or beyond, and packing
+// a short one waits longer than it copies. Nothing is asked of a strided one.
+static inline void
+prefetch_row(const TensorView& tensor, int64_t offset, int64_t stride, int64_t count) {
+  const int64_t size = element_size(tensor.dtype);
+  const char* row = (const char*)tensor.data + offset * size;
+  for (int64_t byte = 0; stride == 1 && byte < count * size; byte += 64)
+    __builtin_prefetch(row + byte);
+}
+
 // Neighbouring pixels to two phases of one vector of cells, and back.
 template <typename Acc>
 CARAFE_INLINE void load_pair(Acc* target, const Acc* source) { // [2, lanes], [2 * lanes]
@@ -80,26 +90,21 @@ void store_channels(
   }
 }
 
-// Two phases of one vector of cells to neighbouring pixels of a tensor of the
-// accumulation type, or of 16 bits where that is float.
+// Two phases of one vector of cells to neighbouring 16-bit pixels.
 template <typename Acc>
-CARAFE_INLINE void
-store_pixels(void* data, Dtype dtype, int64_t offset, Vec<Acc> even, Vec<Acc> odd) {
-  constexpr int n = kLanes<Acc>;
-  if constexpr (sizeof(Acc) == 4)
-    if (dtype == Dtype::kHalf || dtype == Dtype::kBFloat16) {
-      Vec<Acc> low, high;
-      interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
-      if (dtype == Dtype::kHalf) {
-        store_narrow((Half*)data + offset, low);
-        store_narrow((Half*)data + offset + n, high);
-      } else {
-        store_narrow((BFloat16*)data + offset, low);
-        store_narrow((BFloat16*)data + offset + n, high);
-      }
-      return;
+void store_narrow_pair(const TensorView& tensor, int64_t offset, const Acc* source) { // [2, lanes]
+  if constexpr (sizeof(Acc) == 4) {
+    constexpr int n = kLanes<Acc>;
+    Vec<Acc> low, high;
+    interleave<Acc>(load(source), load(source + n), low, high, AllLanes<Acc>{});
+    if (tensor.dtype == Dtype::kHalf) {
+      store_narrow((Half*)tensor.data + offset, low);
+      store_narrow((Half*)tensor.data + offset + n, high);
+    } else {
+      store_narrow((BFloat16*)tensor.data + offset, low);
+      store_narrow((BFloat16*)tensor.data + offset + n, high);
     }
-  store_pair((Acc*)data + offset, even, odd);
+  }
 }
 
 // First cell of the vector that holds cell `cell`, a multiple of the lanes. With
@@ -272,26 +277,24 @@ void pack_feature_rows(
       pack_features(target + a * width, plane, p, image, channel + c, y + a, first);
 }
 
-// Asks for a feature row that will be packed soon. Rows come from L2 or beyond,
-// and packing one waits longer than it copies.
+// Asks for a feature row that will be packed soon, as pack_features does.
 static inline void prefetch_features(
     const Params& p,
     int64_t image,
     int64_t channel,
     int64_t y,
-    int64_t first, // as in pack_features
+    int64_t first,
     int64_t cells) {
-  if (y < 0 || y >= p.in_h || p.features.stride[3] != 1)
+  if (y < 0 || y >= p.in_h)
     return;
-  const int64_t size = element_size(p.features.dtype), radius = p.kernel_size / 2;
+  const int64_t* stride = p.features.stride;
+  const int64_t radius = p.kernel_size / 2;
   int64_t begin = first * p.step - radius, end = (first + cells) * p.step + radius;
   begin = begin < 0 ? 0 : begin;
   end = end < p.in_w ? end : p.in_w;
-  const int64_t* stride = p.features.stride;
-  const char* row = (const char*)p.features.data +
-      (image * stride[0] + channel * stride[1] + y * stride[2]) * size;
-  for (int64_t byte = begin * size; byte < end * size; byte += 64)
-    __builtin_prefetch(row + byte);
+  prefetch_row(
+      p.features, image * stride[0] + channel * stride[1] + y * stride[2] + begin, stride[3],
+      end - begin);
 }
 
 // Hands out parts of a thread's scratch; with no base it only counts.

@@ -49,9 +49,8 @@ struct Reassemble {
 
   // Where a block of C channels and P phases leaves its sums.
   struct Target {
-    void* data;
-    Dtype dtype;
-    int64_t offset, channel, row; // the last two are strides
+    Acc* data;
+    int64_t channel, row; // strides
     bool pixels; // two rows of neighbouring pixels, else vectors of one phase
   };
 
@@ -97,16 +96,15 @@ struct Reassemble {
         for (int c = 0; c < C; ++c)
           CARAFE_UNROLL
           for (int q = 0; q < 2; ++q)
-            store_pixels<Acc>(
-                target.data, target.dtype, target.offset + c * target.channel + q * target.row,
-                sum[c][2 * q], sum[c][2 * q + 1]);
+            store_pair(
+                target.data + c * target.channel + q * target.row, sum[c][2 * q], sum[c][2 * q + 1]);
         return;
       }
     CARAFE_UNROLL
     for (int c = 0; c < C; ++c)
       CARAFE_UNROLL
       for (int phase = 0; phase < P; ++phase)
-        store((Acc*)target.data + c * target.channel + phase * n, sum[c][phase]);
+        store(target.data + c * target.channel + phase * n, sum[c][phase]);
   }
 
   using Block = void (*)(
@@ -154,9 +152,11 @@ struct Reassemble {
           s.features, s.rows * width, s.plane, p, item.image, channel, count,
           tap_position(item.first_row, p.step, 0, p.kernel_size / 2), used, item.first_column);
       for (int64_t row = 0; row < rows; ++row) {
-        // a share of the features of the next channels, while this row computes
+        // A share of the features of the next channels, while this row computes;
+        // of one short vector a row, asking would take longer than waiting.
+        const int64_t next = item.columns > n ? channel + 2 * count : 0;
         for (int64_t a = row * used / rows; a < (row + 1) * used / rows; ++a)
-          for (int64_t c = channel + count; c < channel + 2 * count && c < item.last_channel; ++c)
+          for (int64_t c = channel + count; c < next && c < item.last_channel; ++c)
             prefetch_features(
                 p, item.image, c, tap_position(item.first_row, p.step, a, p.kernel_size / 2),
                 item.first_column, item.columns);
@@ -185,9 +185,9 @@ struct Reassemble {
         row * p.phases * stride[2] + item.first_column * p.phases * stride[3];
     // Full vectors of pixels that lie together go straight out, all else through
     // a row of pixels.
-    const bool known = is_dense<Acc>(p.output, stride[3]) ||
-        (stride[3] == 1 && sizeof(Acc) == 4 && element_size(p.output.dtype) == 2);
-    const bool direct = known && p.phases == 2 && item.columns >= n;
+    const bool dense = is_dense<Acc>(p.output, stride[3]);
+    const bool narrow = stride[3] == 1 && sizeof(Acc) == 4 && element_size(p.output.dtype) == 2;
+    const bool direct = (dense || narrow) && p.phases == 2 && item.columns >= n;
     const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
     const int64_t size = stride[3] == 1 ? element_size(p.output.dtype) : 0;
     for (int64_t first = 0; first < item.columns; first += n) {
@@ -198,20 +198,24 @@ struct Reassemble {
               (char*)p.output.data +
                   (base + c * stride[1] + q * stride[2] + cell * p.phases) * size,
               n * p.phases * size);
-      if (direct) {
-        const Target target{
-            p.output.data, p.output.dtype, base + 2 * cell, stride[1], stride[2], true};
+      if (direct && dense) {
+        const Target target{(Acc*)p.output.data + base + 2 * cell, stride[1], stride[2], true};
         block(features + cell, weights, target, p, s.plane, channel_stride, padded);
       } else {
         for (int64_t phase = 0; phase < padded; phase += take) {
-          const Target target{s.output + phase * n, p.output.dtype, 0, padded * n, 0, false};
+          const Target target{s.output + phase * n, padded * n, 0, false};
           block(features + cell, weights + phase * n, target, p, s.plane, channel_stride, padded);
         }
         for (int64_t c = 0; c < count; ++c)
-          for (int64_t q = 0; q < p.phases; ++q)
-            unpack_vectors(
-                s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases,
-                s.output + (c * padded + q * p.phases) * n, p.phases);
+          for (int64_t q = 0; q < p.phases; ++q) {
+            const Acc* source = s.output + (c * padded + q * p.phases) * n;
+            if (direct) // 16 bits
+              store_narrow_pair(
+                  p.output, base + c * stride[1] + q * stride[2] + 2 * cell, source);
+            else
+              unpack_vectors(
+                  s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases, source, p.phases);
+          }
       }
       weights += weight_block_size<Acc>(p);
     }
