@@ -71,10 +71,11 @@ def draw_bars(verdicts: Sequence[Mapping], title: str, path: Path) -> Path | Non
     figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.24 * len(labels)), layout='constrained')
     axes.barh(labels, lengths, color=colours, height=0.7)
     for y, (length, note) in enumerate(zip(lengths, notes, strict=True)):
-        axes.annotate(note, (length, y), xytext=(4, 0), textcoords='offset points', va='center', size=7)
+        place = max(length, 1)  # right of the line, so that it crosses no number
+        axes.annotate(note, (place, y), xytext=(4, 0), textcoords='offset points', va='center', size=7)
     axes.axvline(1, color='black', lw=1)
     axes.set(
-        xlim=(0, max(1.5, 1.25 * max(lengths))), xlabel='measured relative to the bar (shorter is better)'
+        xlim=(0, max(1.5, 1.35 * max(lengths))), xlabel='measured relative to the bar (shorter is better)'
     )
     return _finish(figure, axes, title, path)
 
@@ -110,7 +111,8 @@ def draw_times(rows: Sequence[Mapping], title: str, path: Path) -> Path | None:
         axes.set_yticks(range(len(shown)), shown)
         axes.set(xlabel='ms, median', xlim=(0, 1.15 * max(t['step_ms'] or 0 for t in times.values())))
         _style(axes, size)
-    panels[0][0].legend(frameon=False, loc='lower right', fontsize=8)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=2, frameon=False, fontsize=8)
     figure.suptitle(title, size=10)
     return _save(figure, path)
 

@@ -31,7 +31,7 @@ static inline void plan_rows(Params& p, int64_t rows, int64_t most, int64_t thre
 static inline void plan_splits(Params& p, int64_t threads, int64_t fewest) {
   const int64_t channels = p.channels / p.groups;
   const int64_t without = p.batch * p.chunks * p.tiles * p.groups;
-  int64_t splits = ceil_div(4 * threads, without);
+  int64_t splits = ceil_div(2 * threads, without);
   const int64_t most = ceil_div(channels, fewest);
   splits = threads == 1 ? 1 : splits < most ? splits : most;
   // a multiple of every register block: 2, 3 or 4 channels
