@@ -53,7 +53,7 @@ from carafe_plugin.env import machine, versions  # noqa: E402
 
 TRAIN, TEST = (Path(__file__).with_name(f'{name}.py') for name in ('train', 'test'))
 SUFFIXES = ('', '_50', '_75', '_s', '_m', '_l')
-DEFAULT_METRICS = ('bbox_mAP', *(f'segm_mAP{suffix}' for suffix in SUFFIXES), 'mIoU')
+DEFAULT_METRICS = ('bbox_mAP', *(f'segm_mAP{suffix}' for suffix in SUFFIXES), 'mIoU', 'mBIoU')
 COST_IMAGES = 20
 STATES = {
     'finished': 'finished earlier, taken over',

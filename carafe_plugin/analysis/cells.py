@@ -45,8 +45,9 @@ class Cell:
 def set_upsampler(node: object, name: str) -> int:
     """Set every ``upsample_cfg`` in a config's model, in place, and count them.
 
-    Arguments of the config's own ``upsample_cfg`` stay where its type is ``name`` already. One without
-    a type is left alone: it is an argument of MMDetection's own FPN, meant for ``F.interpolate``.
+    Arguments of the config's own ``upsample_cfg`` stay where its type is ``name`` already. One of places (of
+    UperNet) has each place that it names set. Any other without a type is left alone: it is an argument of
+    MMDetection's own FPN, meant for ``F.interpolate``.
 
     Args:
         node: the model's dict, or any part of it.
@@ -61,12 +62,18 @@ def set_upsampler(node: object, name: str) -> int:
         if key != 'upsample_cfg':
             count += set_upsampler(child, name)
         elif child is None or 'type' in child:
-            count += 1
-            if name == 'stock':
-                node[key] = None
-            elif child is None or child['type'] != name:
-                node[key] = dict(type=name)
+            count += _set(node, key, name)
+        elif child and all(place is None or isinstance(place, dict) for place in child.values()):
+            count += sum(_set(child, place, name) for place in child)
     return count
+
+
+def _set(node: dict, key: str, name: str) -> int:
+    if name == 'stock':
+        node[key] = None
+    elif node[key] is None or node[key].get('type') != name:
+        node[key] = dict(type=name)
+    return 1
 
 
 def budget(cfg: Config) -> tuple[int, str]:
