@@ -62,7 +62,7 @@ def write_csv(
 
 
 def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, Cost], title: str) -> None:
-    """Draw a metric against the latency, a point per upsampler, its spread as a bar."""
+    """Draw a metric, in its own unit, against the latency, a point per upsampler, its spread as a bar."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -73,10 +73,10 @@ def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, C
         if name not in costs:
             continue
         mean, spread = mean_and_spread([metrics[metric] for metrics in found])
-        point = costs[name].latency, 100 * mean
-        ax.errorbar(*point, yerr=None if spread is None else 100 * spread, fmt='o', ms=6, capsize=3)
+        point = costs[name].latency, mean
+        ax.errorbar(*point, yerr=spread, fmt='o', ms=6, capsize=3)
         ax.annotate(name, point, xytext=(6, 4), textcoords='offset points')
-    ax.set(title=title, xlabel='latency, ms per image', ylabel=f'{metric.split("/")[-1]}, %')
+    ax.set(title=title, xlabel='latency, ms per image', ylabel=metric.split('/')[-1])
     ax.margins(0.15)
     ax.grid(alpha=0.3, lw=0.6)
     ax.spines[['top', 'right']].set_visible(False)
