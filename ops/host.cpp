@@ -122,6 +122,19 @@ bool is_double(const Tensor& a, const Tensor& b) {
   return a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
 }
 
+Sizes sizes_of(
+    const Tensor& features, int64_t kernel_size, int64_t group_size, int64_t scale_factor, bool down) {
+  return {
+      features.size(0), features.size(1), features.size(2), features.size(3),
+      kernel_size, group_size, scale_factor, down};
+}
+
+void check_masks(const Tensor& masks, const Sizes& sizes) {
+  check_shape(
+      masks, "masks", sizes.down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k, s*H, s*W)",
+      sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w());
+}
+
 // Sizes given by features and masks (or logits), checked.
 Sizes forward_sizes(
     const Tensor& features,
@@ -137,17 +150,13 @@ Sizes forward_sizes(
   check_tensor(masks, name);
   check_devices(features, "features", masks, name);
   check_groups(features.size(1), group_size);
-  const Sizes sizes{
-      features.size(0), features.size(1), features.size(2), features.size(3),
-      kernel_size, group_size, scale_factor, down};
+  const Sizes sizes = sizes_of(features, kernel_size, group_size, scale_factor, down);
   if (softmax)
     check_shape(
         masks, name, down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k*s*s, H, W)",
         sizes.batch, sizes.logit_channels(), sizes.cells(sizes.in_h), sizes.cells(sizes.in_w));
   else
-    check_shape(
-        masks, name, down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k, s*H, s*W)",
-        sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w());
+    check_masks(masks, sizes);
   return sizes;
 }
 
@@ -237,9 +246,7 @@ Tensor correlate(
   check_integers(kernel_size, group_size, scale_factor);
   check_tensor(features, "features");
   check_groups(features.size(1), group_size);
-  const Sizes sizes{
-      features.size(0), features.size(1), features.size(2), features.size(3),
-      kernel_size, group_size, scale_factor, down};
+  const Sizes sizes = sizes_of(features, kernel_size, group_size, scale_factor, down);
   check_output(output, "output", sizes);
   check_devices(features, "features", output, "output");
   const ScalarType to = dtype.value_or(output.scalar_type());
@@ -270,9 +277,7 @@ Tensor scatter(
       output.size(0), output.size(1), height, width,
       kernel_size, group_size, scale_factor, down};
   check_output(output, "output", sizes);
-  check_shape(
-      masks, "masks", down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k, s*H, s*W)",
-      sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w());
+  check_masks(masks, sizes);
   return scatter_from(output, masks, false, sizes);
 }
 

@@ -46,6 +46,25 @@ struct Call {
   const Tensor* grad_masks = nullptr; // as masks; what correlate writes
 };
 
+// A device's own struct, with the sizes of a call filled in.
+template <typename Struct>
+Struct describe(const Call& call) {
+  const Sizes& sizes = call.sizes;
+  Struct p{};
+  p.batch = sizes.batch;
+  p.channels = sizes.channels;
+  p.groups = sizes.group_size;
+  p.in_h = sizes.in_h;
+  p.in_w = sizes.in_w;
+  p.cells_h = sizes.cells(sizes.in_h);
+  p.cells_w = sizes.cells(sizes.in_w);
+  p.kernel_size = sizes.kernel_size;
+  p.phases = sizes.phases();
+  p.step = sizes.step();
+  p.softmax = call.softmax;
+  return p;
+}
+
 // The tensor's data and strides; `mutable_view` is for what a kernel writes.
 TensorView view(const Tensor& tensor);
 TensorView mutable_view(const Tensor& tensor);

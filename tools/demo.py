@@ -33,9 +33,9 @@ if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
 from carafe_plugin.engine import seg_demo  # noqa: E402
 from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
 from carafe_plugin.engine.coco_files import check_coco_file  # noqa: E402
+from carafe_plugin.engine.config_parts import type_name  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
 from carafe_plugin.engine.launch import read_config  # noqa: E402
-from carafe_plugin.engine.preflight import type_name  # noqa: E402
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 SIDE = 480  # smaller pictures are enlarged to about this, to show boundaries and labels

@@ -14,9 +14,10 @@ if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel 
 from mmengine.config import Config  # noqa: E402
 
 from carafe_plugin.engine.checkpoint import set_resume  # noqa: E402
+from carafe_plugin.engine.config_parts import type_name  # noqa: E402
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
 from carafe_plugin.engine.launch import add_common_arguments, build_runner, load_config  # noqa: E402
-from carafe_plugin.engine.preflight import check_config, type_name  # noqa: E402
+from carafe_plugin.engine.preflight import check_config  # noqa: E402
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

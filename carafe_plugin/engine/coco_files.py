@@ -3,11 +3,9 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from mmengine.registry import DATASETS
-
+from .config_parts import dataset_class, unwrap
 from .errors import UserError
 
 
@@ -61,25 +59,6 @@ def check_coco_file(path: str, where: str, annotated: bool = True) -> tuple[str,
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f'annotation file {path} is not COCO: it has no list "{key}" ({where})')
     return tuple(image['file_name'] for image in content['images'] if 'file_name' in image)
-
-
-def unwrap(cfg: dict, where: str) -> Iterator[tuple[str, dict]]:
-    if 'dataset' in cfg:
-        yield from unwrap(cfg['dataset'], f'{where}.dataset')
-    elif 'datasets' in cfg:
-        for index, inner in enumerate(cfg['datasets']):
-            yield from unwrap(inner, f'{where}.datasets[{index}]')
-    else:
-        yield where, cfg
-
-
-def dataset_class(cfg: dict) -> type:
-    kind = cfg.get('type')
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
-            kind = registry.get(kind)
-    # An unknown name, or a function, is the Runner's business.
-    return kind if isinstance(kind, type) else object
 
 
 def _check_images(folder: str, file_names: tuple[str, ...], ann_file: str) -> None:

@@ -10,8 +10,8 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
+from .config_parts import type_name
 from .errors import UserError, notice
-from .preflight import type_name
 
 
 def start_cpu_processes(cfg: Config) -> None:

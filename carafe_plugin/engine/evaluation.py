@@ -7,8 +7,9 @@ import os
 from mmengine.config import Config, ConfigDict
 
 from . import overlay  # noqa: F401  (registers the hook)
+from .config_parts import as_list, type_name
 from .errors import UserError, notice
-from .preflight import as_list, is_coco_metric, type_name
+from .preflight import is_coco_metric
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:

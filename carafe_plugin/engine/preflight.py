@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from .coco_files import check_coco_dataset, check_coco_file
+from .config_parts import as_list, type_name
 from .errors import UserError
 from .seg_files import check_seg_dataset
 
@@ -45,22 +46,9 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
         build_model(cfg)
 
 
-def as_list(evaluators: dict | list | None) -> list[dict]:
-    """Return the evaluators of a config, which may be one, several or none, as a list."""
-    if evaluators is None:
-        return []
-    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
-
-
 def is_coco_metric(evaluator: dict) -> bool:
     """Whether an evaluator config means MMDetection's CocoMetric."""
     return type_name(evaluator) == 'CocoMetric'
-
-
-def type_name(cfg: dict) -> str:
-    """Class name that a config's ``type`` means: a name with or without scope, or the class itself."""
-    kind = cfg.get('type', '')
-    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
 
 
 def _check_amp(cfg: Config) -> None:

@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
-from .coco_files import dataset_class, unwrap
+from .config_parts import dataset_class, type_name, unwrap
 from .errors import UserError
 
 SAMPLE = 200  # label maps that are opened, spread evenly over a data set: a second or two
@@ -40,10 +40,10 @@ def check_seg_dataset(cfg: dict, where: str) -> None:
             folder = dataset.data_prefix.get('img_path')
             raise UserError(f'no image *{dataset.img_suffix} in {folder} ({name})')
         _check_present(images, 'image', name)
-        if any(_name(step) == 'LoadAnnotations' for step in pipeline):
+        if any(type_name(step) == 'LoadAnnotations' for step in pipeline):
             labels = [info['seg_map_path'] for info in dataset.data_list]
             _check_present(labels, 'label map', name)
-            mapping = [_transform(step, name) for step in pipeline if _name(step) == 'MapLabels']
+            mapping = [_transform(step, name) for step in pipeline if type_name(step) == 'MapLabels']
             chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLE).round().astype(int))
             for index in chosen:
                 _check_pair(images[index], labels[index], dataset, mapping)
@@ -74,11 +74,6 @@ def _transform(cfg: dict, name: str) -> object:
         return TRANSFORMS.build(cfg)
     except (TypeError, ValueError) as error:
         raise UserError(f'{name}: {error}') from error
-
-
-def _name(cfg: dict) -> str:
-    kind = cfg.get('type', '')
-    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
 
 
 def _check_present(paths: list[str], what: str, name: str) -> None:

@@ -18,23 +18,6 @@
 namespace carafe {
 namespace {
 
-Params make_params(const Call& call) {
-  const Sizes& sizes = call.sizes;
-  Params p{};
-  p.batch = sizes.batch;
-  p.channels = sizes.channels;
-  p.groups = sizes.group_size;
-  p.in_h = sizes.in_h;
-  p.in_w = sizes.in_w;
-  p.cells_h = sizes.cells(sizes.in_h);
-  p.cells_w = sizes.cells(sizes.in_w);
-  p.kernel_size = sizes.kernel_size;
-  p.phases = sizes.phases();
-  p.step = sizes.step();
-  p.softmax = call.softmax;
-  return p;
-}
-
 void run(const Operator& op, Params& p) {
   op.plan(p, torch::stable::get_num_threads());
   // Below about 100 us of work a second thread costs more than it gives.
@@ -75,7 +58,7 @@ void device::allocated(const Tensor& tensor) {
 }
 
 void device::reassemble(const Call& call) {
-  Params p = make_params(call);
+  Params p = describe<Params>(call);
   p.features = view(*call.features);
   p.masks = view(*call.masks);
   p.output = mutable_view(*call.output);
@@ -83,7 +66,7 @@ void device::reassemble(const Call& call) {
 }
 
 void device::correlate(const Call& call) {
-  Params p = make_params(call);
+  Params p = describe<Params>(call);
   p.features = view(*call.features);
   p.output = view(*call.output);
   if (call.softmax)
@@ -93,7 +76,7 @@ void device::correlate(const Call& call) {
 }
 
 void device::scatter(const Call& call) {
-  Params p = make_params(call);
+  Params p = describe<Params>(call);
   p.features = mutable_view(*call.features);
   p.output = view(*call.output);
   p.masks = view(*call.masks);

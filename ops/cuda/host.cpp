@@ -20,20 +20,8 @@ namespace {
 using torch::headeronly::ScalarType;
 
 Problem make_problem(const Call& call) {
-  const Sizes& sizes = call.sizes;
-  Problem p{};
-  p.softmax = call.softmax;
+  Problem p = describe<Problem>(call);
   p.wide = call.wide;
-  p.batch = sizes.batch;
-  p.channels = sizes.channels;
-  p.groups = sizes.group_size;
-  p.in_h = sizes.in_h;
-  p.in_w = sizes.in_w;
-  p.cells_h = sizes.cells(sizes.in_h);
-  p.cells_w = sizes.cells(sizes.in_w);
-  p.kernel_size = sizes.kernel_size;
-  p.phases = sizes.phases();
-  p.step = sizes.step();
   return p;
 }
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the parts of a config: what a ``type`` means, and what a wrapper holds."""
+
+from collections.abc import Iterator
+
+from mmengine.registry import DATASETS
+
+
+def type_name(cfg: dict) -> str:
+    """Class name that a config's ``type`` means: a name with or without scope, or the class itself."""
+    kind = cfg.get('type', '')
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
+def as_list(evaluators: dict | list | None) -> list[dict]:
+    """Return the evaluators of a config, which may be one, several or none, as a list."""
+    if evaluators is None:
+        return []
+    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+
+
+def unwrap(cfg: dict, where: str) -> Iterator[tuple[str, dict]]:
+    if 'dataset' in cfg:
+        yield from unwrap(cfg['dataset'], f'{where}.dataset')
+    elif 'datasets' in cfg:
+        for index, inner in enumerate(cfg['datasets']):
+            yield from unwrap(inner, f'{where}.datasets[{index}]')
+    else:
+        yield where, cfg
+
+
+def dataset_class(cfg: dict) -> type:
+    kind = cfg.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
+            kind = registry.get(kind)
+    # An unknown name, or a function, is the Runner's business.
+    return kind if isinstance(kind, type) else object
