@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train one config with several upsamplers and seeds, equal budget each, and tabulate results and costs.
+"""Train configs with several upsamplers and seeds, equal budget each, and tabulate results and costs.
 
-Every upsample_cfg of the config's model, or of its parts named by --within, is set to the
-upsampler's name; the word "stock" sets it to None, the operator of the stock class. Each pair of
-upsampler and seed is a cell, trained by tools/train.py in WORK_DIR/UPSAMPLER/seedK. Called again,
-finished cells are taken over, an interrupted one is resumed, and one whose config has changed is
-trained again from scratch.
+With --upsamplers, every upsample_cfg of a config's model, or of its parts named by --within, is set
+to the upsampler's name; the word "stock" sets it to None, the operator of the stock class. A config
+with an upsampler is a variant, a row of the table; a variant with a seed is a cell, trained by
+tools/train.py in WORK_DIR/VARIANT/seedK. Called again, finished cells are taken over, an interrupted
+one is resumed, and one whose config has changed is trained again from scratch.
 
 WORK_DIR/comparison.md has the table: mean and sample standard deviation over the seeds of the last
 validation, and for the weights of the first seed parameters, multiply-adds of a forward pass over the
-first validation image, and the median time of an image. comparison.csv has every single number,
-comparison.png the first metric against the time.
+first validation image of the first config, and the median time of an image. comparison.csv has every
+single number, comparison.png the first metric against the time.
 """
 
 import argparse
@@ -63,21 +63,45 @@ STATES = {
 }
 
 
-def check(cfg: Config, upsamplers: list[str], within: list[str]) -> None:
-    """Look at the data, and build the model once with each upsampler, before any training.
+def make_variants(
+    configs: dict[str, Config], upsamplers: list[str] | None, within: list[str]
+) -> dict[str, Config]:
+    """The config of each variant by its name: that of the upsampler, of the config file, or both.
 
     Raises:
-        UserError: The data is not there, the model has no ``upsample_cfg``, or one of its hosts
-            refuses an upsampler, which is named.
+        UserError: A config has no ``upsample_cfg`` to set, two variants have one name, or they differ in
+            the length of their training.
     """
-    if not set_within(copy.deepcopy(cfg.model), 'stock', within):
-        raise UserError(f'{cfg.filename}: its model has no upsample_cfg to set')
-    check_config(cfg, ('train', 'val'))
-    for name in upsamplers:
+    variants = {}
+    for file, base in configs.items():
+        for upsampler in upsamplers or ['']:
+            stem = Path(file).stem if len(configs) > 1 or not upsampler else ''
+            name = '-'.join(filter(None, (stem, upsampler)))
+            if name in variants:
+                raise UserError(f'two variants are called {name}: rename one of the config files')
+            cfg = variants[name] = copy.deepcopy(base)
+            if upsampler and not set_within(cfg.model, upsampler, within):
+                raise UserError(f'{file}: its model has no upsample_cfg to set')
+    budgets = {file: budget(cfg) for file, cfg in configs.items()}
+    if len(set(budgets.values())) > 1:
+        told = ', '.join(f'{file} for {end} {unit}s' for file, (end, unit) in budgets.items())
+        raise UserError(f'the configs must train equally long, got {told}')
+    return variants
+
+
+def check(configs: dict[str, Config], variants: dict[str, Config]) -> None:
+    """Look at the data of each config, and build the model of each variant once, before any training.
+
+    Raises:
+        UserError: The data is not there, or a model cannot be built; its variant is named.
+    """
+    for cfg in configs.values():
+        check_config(cfg, ('train', 'val'))
+    for name, cfg in variants.items():
         try:
-            check_config(cell_config(cfg, name, 0, within), ())
+            check_config(cfg, ())
         except Exception as error:  # whatever a host's constructor raises
-            raise UserError(f'upsampler {name!r} does not fit: {error}') from error
+            raise UserError(f'{name} does not fit: {error}') from error
 
 
 def train(cell: Cell, resume: bool, end: int, unit: str, gpus: int) -> dict:
@@ -112,7 +136,7 @@ def train(cell: Cell, resume: bool, end: int, unit: str, gpus: int) -> dict:
     if not metrics:  # mmdet's COCO metric of a detector that finds nothing
         raise UserError(f'{cell.folder}: the validation at {unit} {end} gave no metric, not even zeros')
     result = dict(
-        upsampler=cell.upsampler,
+        variant=cell.variant,
         seed=cell.seed,
         config_hash=cell.hash,
         metrics=metrics,
@@ -159,14 +183,14 @@ def run(command: list[str], what: str) -> None:
 
 
 def measure_costs(cells: list[Cell]) -> dict[str, model_cost.Cost]:
-    """Cost of each upsampler's model with the weights of its first seed, all in turns."""
+    """Cost of each variant's model with the weights of its first seed, all in turns."""
     models, images = {}, []
     for cell in cells:
         checkpoint, _ = find_resumable(cell.folder)
-        if cell.upsampler in models or checkpoint is None:  # finished, then removed by its owner
+        if cell.variant in models or checkpoint is None:  # finished, then removed by its owner
             continue
         cfg = Config.fromfile(cell.config_file)
-        models[cell.upsampler] = model_cost.load_model(cfg, checkpoint)
+        models[cell.variant] = model_cost.load_model(cfg, checkpoint)
         images = images or model_cost.validation_images(cfg, COST_IMAGES)
     return model_cost.costs(models, images) if models else {}
 
@@ -211,10 +235,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         epilog=paragraphs[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config', help='config whose model has upsample_cfg fields')
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files that train equally long')
     parser.add_argument(
-        '--upsamplers', required=True, type=lambda s: list(dict.fromkeys(s.split(','))),
-        metavar='A,B', help='names of upsamplers; stock for the operator of the stock class',
+        '--upsamplers', type=lambda s: list(dict.fromkeys(s.split(','))), metavar='A,B',
+        help='names of upsamplers, stock for the operator of the stock class; default: each config as it is',
     )  # fmt: skip
     parser.add_argument(
         '--seeds', default=[0], type=lambda s: list(dict.fromkeys(map(int, s.split(',')))),
@@ -225,7 +249,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         help='parts of the model, such as neck or roi_head.mask_head; default: all of it',
     )  # fmt: skip
     parser.add_argument('--gpus', type=int, default=1, help='processes of each training (default: 1)')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/CONFIG')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/CONFIG, the first one')
     parser.add_argument('--metrics', nargs='+', help='columns of the table, such as segm_mAP')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='key=value, merged into the config'
@@ -237,19 +261,20 @@ def compare(argv: list[str] | None) -> None:
     """Run what is left of the comparison and write its table."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    cfg = read_config(args.config, args.cfg_options)
-    check(cfg, args.upsamplers, args.within)
-    work_dir = args.work_dir or Path('work_dirs', 'compare', Path(args.config).stem)
-    end, unit = budget(cfg)
+    configs = {file: read_config(file, args.cfg_options) for file in args.configs}
+    variants = make_variants(configs, args.upsamplers, args.within)
+    check(configs, variants)
+    work_dir = args.work_dir or Path('work_dirs', 'compare', Path(args.configs[0]).stem)
+    end, unit = budget(next(iter(variants.values())))
     cells = []
-    for name in args.upsamplers:
+    for name, cfg in variants.items():
         for seed in args.seeds:
-            text = cell_config(cfg, name, seed, args.within).pretty_text
+            text = cell_config(cfg, seed).pretty_text
             cells.append(Cell(name, seed, work_dir / name / f'seed{seed}', text))
     results = []
     for i, cell in enumerate(cells, start=1):
         state = prepare(cell)
-        title = f'cell {i} of {len(cells)}: {cell.upsampler}, seed {cell.seed}'
+        title = f'cell {i} of {len(cells)}: {cell.variant}, seed {cell.seed}'
         print(f'{title} ({cell.folder}) {STATES[state]}', flush=True)
         done = state == 'finished'
         results.append(read_result(cell) if done else train(cell, state == 'resumed', end, unit, args.gpus))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runs of a comparison: one config with one upsampler and one seed each. Needs mmengine."""
+"""The runs of a comparison: one variant of a config with one seed each. Needs mmengine."""
 
 import copy
 import datetime
@@ -23,7 +23,7 @@ _META = dict(epoch='epoch', iteration='iter')
 class Cell:
     """One training run of the comparison."""
 
-    upsampler: str
+    variant: str
     seed: int
     folder: Path
     config: str
@@ -105,10 +105,9 @@ def set_within(model: dict, name: str, within: Sequence[str] = ('',)) -> int:
     return count
 
 
-def cell_config(cfg: Config, upsampler: str, seed: int, within: Sequence[str] = ('',)) -> Config:
-    """The config that one cell trains; ``within`` as in :func:`set_within`."""
+def cell_config(cfg: Config, seed: int) -> Config:
+    """The config that one cell trains."""
     cfg = copy.deepcopy(cfg)
-    set_within(cfg.model, upsampler, within)
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     if budget(cfg)[1] == 'iteration':  # else the log says epoch 0 of every validation
         hooks = cfg.setdefault('default_hooks', {})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table, file and picture of runs that differ in their upsampler and seed."""
+"""Table, file and picture of runs that differ in their variant (upsampler, config) and seed."""
 
 import csv
 import statistics
@@ -16,20 +16,20 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def by_upsampler(results: Sequence[dict]) -> dict[str, list[dict]]:
-    """The metrics of each upsampler's runs, in the order in which the upsamplers come."""
+def by_variant(results: Sequence[dict]) -> dict[str, list[dict]]:
+    """The metrics of each variant's runs, in the order in which the variants come."""
     found: dict[str, list[dict]] = {}
     for result in results:
-        found.setdefault(result['upsampler'], []).append(result['metrics'])
+        found.setdefault(result['variant'], []).append(result['metrics'])
     return found
 
 
 def markdown(
     results: Sequence[dict], metrics: Sequence[str], facts: Mapping[str, str], costs: Mapping[str, Cost]
 ) -> str:
-    """The table, one row per upsampler, under a list of facts about the runs."""
-    rows = [['upsampler', 'n', *(key.split('/')[-1] for key in metrics), *COST_COLUMNS]]
-    for name, found in by_upsampler(results).items():
+    """The table, one row per variant, under a list of facts about the runs."""
+    rows = [['variant', 'n', *(key.split('/')[-1] for key in metrics), *COST_COLUMNS]]
+    for name, found in by_variant(results).items():
         row = [name, str(len(found))]
         for key in metrics:
             mean, spread = mean_and_spread([metric[key] for metric in found])
@@ -45,15 +45,15 @@ def markdown(
 def write_csv(
     path: Path, results: Sequence[dict], facts: Mapping[str, str], costs: Mapping[str, Cost]
 ) -> None:
-    """Write every metric of every run, each upsampler's mean, spread and cost; facts as comments."""
+    """Write every metric of every run, each variant's mean, spread and cost; facts as comments."""
     keys = list(results[0]['metrics'])
     with open(path, 'w', newline='') as file:
         file.writelines(f'# {k}: {v}\n' for k, v in facts.items())
         writer = csv.writer(file)
-        writer.writerow(['upsampler', 'seed', *keys, 'parameters', 'macs', 'latency_ms'])
+        writer.writerow(['variant', 'seed', *keys, 'parameters', 'macs', 'latency_ms'])
         for r in results:
-            writer.writerow([r['upsampler'], r['seed'], *(r['metrics'][key] for key in keys), '', '', ''])
-        for name, found in by_upsampler(results).items():
+            writer.writerow([r['variant'], r['seed'], *(r['metrics'][key] for key in keys), '', '', ''])
+        for name, found in by_variant(results).items():
             columns = [mean_and_spread([metric[key] for metric in found]) for key in keys]
             cost = costs.get(name)
             spent = [cost.parameters, cost.macs, f'{cost.latency:.6g}'] if cost else [''] * 3
@@ -62,14 +62,14 @@ def write_csv(
 
 
 def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, Cost], title: str) -> None:
-    """Draw a metric, in its own unit, against the latency, a point per upsampler, its spread as a bar."""
+    """Draw a metric, in its own unit, against the latency, a point per variant, its spread as a bar."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
-    for name, found in by_upsampler(results).items():
+    for name, found in by_variant(results).items():
         if name not in costs:
             continue
         mean, spread = mean_and_spread([metrics[metric] for metrics in found])

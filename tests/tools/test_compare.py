@@ -83,9 +83,9 @@ def compare(tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'measure_costs', lambda cells: COSTS)
     monkeypatch.chdir(tmp_path)
 
-    def call(*more, upsamplers='stock,carafe', seeds='0,1'):
+    def call(*more, configs=('config.py',), upsamplers='stock,carafe', seeds='0,1'):
         (tmp_path / 'calls').write_text('')
-        module.main(['config.py', '--upsamplers', upsamplers, '--seeds', seeds, '--work-dir', 'work', *more])
+        module.main([*configs, '--upsamplers', upsamplers, '--seeds', seeds, '--work-dir', 'work', *more])
 
     call.module = module
     return call
@@ -106,14 +106,14 @@ def test_table_of_mean_and_spread(compare, tmp_path):
     ]
     spread = statistics.stdev([0.2, 0.3])
     costs = ['params (M)', 'GMAC', 'GFLOP (2 per MAC)', 'ms / image']
-    assert table[0] == ['upsampler', 'n', 'bbox_mAP', 'segm_mAP', *costs]
+    assert table[0] == ['variant', 'n', 'bbox_mAP', 'segm_mAP', *costs]
     assert table[2][:4] == ['stock', '2', f'0.125 ± {spread / 2:.3f}', f'0.250 ± {spread:.3f}']
     assert table[3][:4] == ['carafe', '2', f'0.150 ± {spread / 2:.3f}', f'0.300 ± {spread:.3f}']
     assert table[3][4:] == ['40.074', '3.000', '6.000', '60.0']
 
     lines = (tmp_path / 'work' / 'comparison.csv').read_text().splitlines()
     rows = list(csv.DictReader(line for line in lines if line[0] != '#'))
-    assert [(row['upsampler'], row['seed']) for row in rows[:4]] == [
+    assert [(row['variant'], row['seed']) for row in rows[:4]] == [
         ('stock', '0'), ('stock', '1'), ('carafe', '0'), ('carafe', '1'),
     ]  # fmt: skip
     assert [float(row['coco/segm_mAP']) for row in rows[:4]] == pytest.approx([0.2, 0.3, 0.25, 0.35])
@@ -132,7 +132,7 @@ def test_finished_cells_are_taken_over_and_changed_ones_run_again(compare, tmp_p
     assert 'its config has changed' in capsys.readouterr().out
     assert len(list(tmp_path.rglob('seed*.until-*/result.json'))) == 1  # kept, not removed
     assert not (tmp_path / 'work' / 'stock' / 'seed0' / 'left_over').exists()
-    assert '| stock     | 1 | 0.200    | 0.400    |' in (tmp_path / 'work' / 'comparison.md').read_text()
+    assert '| stock   | 1 | 0.200    | 0.400    |' in (tmp_path / 'work' / 'comparison.md').read_text()
 
 
 def test_an_interrupted_cell_is_resumed(compare, tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_a_cell_killed_in_its_last_validation_is_evaluated(compare, tmp_path):
 @pytest.mark.parametrize(
     'more, upsamplers, message',
     [
-        ([], 'stock,nope', r"upsampler 'nope' does not fit: .*known: .*carafe"),
+        ([], 'stock,nope', r'^error: nope does not fit: .*known: .*carafe'),
         (
             ['--cfg-options', 'model.upsample_cfg.scale_factor=0'],
             'carafe',
@@ -182,6 +182,33 @@ def test_bad_input_is_told_in_one_line(compare, capsys, tmp_path, more, upsample
     assert re.search(message, err)
     if upsamplers != 'stock':
         assert not (tmp_path / 'work').exists()
+
+
+def test_several_configs(compare, tmp_path, capsys):
+    other = tmp_path / 'other.py'
+    other.write_text("_base_ = './config.py'\nscore = 0.6\nmodel = dict(upsample_cfg=None)\n")
+    compare.module.main(['config.py', 'other.py', '--work-dir', 'work'])
+    assert calls(tmp_path) == ['carafe 0', 'None 0']  # each as it is
+    both = ('config.py', 'other.py')
+    compare(configs=both, seeds='0')
+    assert calls(tmp_path) == ['None 0', 'carafe 0', 'None 0', 'carafe 0']
+    lines = [line for line in (tmp_path / 'work' / 'comparison.csv').open() if line[0] != '#']
+    found = {row['variant']: row['coco/segm_mAP'] for row in csv.DictReader(lines) if row['seed'] == '0'}
+    assert found == {
+        'config-stock': '0.2', 'config-carafe': '0.25', 'other-stock': '0.6', 'other-carafe': '0.65',
+    }  # fmt: skip
+
+    for change, message in (
+        (
+            'train_cfg = dict(max_iters=30)',
+            'train equally long, got config.py for 20 iterations, other.py for 30',
+        ),
+        ("model = dict(_delete_=True, type='SSDVGG', depth=11)", r'other\.py: its model has no upsample_cfg'),
+    ):
+        other.write_text(f"_base_ = './config.py'\n{change}\n")
+        with pytest.raises(SystemExit, match='1'):
+            compare(configs=both)
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(compare, tmp_path, capsys):
@@ -206,8 +233,9 @@ def test_every_upsample_cfg_is_set(compare):
         assert config['neck'][1]['upsample_cfg'] == dict(mode='nearest')
         return config['neck'][0]['upsample_cfg'], config['head']['deep']['upsample_cfg']
 
+    without = dict(config=Config(dict(model=dict(type='SSDVGG', depth=11))))
     with pytest.raises(UserError, match='no upsample_cfg to set'):
-        compare.module.check(Config(dict(model=dict(type='SSDVGG', depth=11))), ['carafe'], [''])
+        compare.module.make_variants(without, ['carafe'], [''])
     assert fields('stock') == (None, None)
     config = model()
     assert set_within(config, 'fade', ['head.deep']) == 1
@@ -235,7 +263,7 @@ def test_trains_detectors(tmp_path, monkeypatch):
     assert (work / 'comparison.png').stat().st_size > 1000
 
     lines = [line for line in (work / 'comparison.csv').read_text().splitlines() if line[0] != '#']
-    means = {row['upsampler']: row for row in csv.DictReader(lines) if row['seed'] == 'mean'}
+    means = {row['variant']: row for row in csv.DictReader(lines) if row['seed'] == 'mean'}
     parameters = {
         name: sum(p.numel() for p in read_checkpoint(folder / 'epoch_1.pth')['state_dict'].values())
         for name, folder in folders.items()
