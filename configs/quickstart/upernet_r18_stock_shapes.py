@@ -76,7 +76,7 @@ val_evaluator = [
 test_evaluator = val_evaluator
 
 # Schedule
-max_iters = 900
+max_iters = 600
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

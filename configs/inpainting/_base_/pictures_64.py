@@ -37,7 +37,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-max_iters = 1200
+max_iters = 800
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 4)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=20),
