@@ -126,7 +126,7 @@ def files(tmp_path_factory):
     """An image, and a config with a checkpoint for each kind of upsampler."""
     folder = tmp_path_factory.mktemp('detector')
     config = write_detector_config(folder / 'config.py', write_coco(folder / 'data', images=1))
-    for kind in ('carafe', 'bilinear', 'stock'):
+    for kind in ('carafe', 'freqfusion', 'bilinear', 'stock'):
         cfg = None if kind == 'stock' else dict(type=kind)
         text = f"_base_ = '{config}'\nmodel = dict(neck=dict(upsample_cfg={cfg}))\n"
         (folder / f'{kind}.py').write_text(text)
@@ -150,8 +150,9 @@ def run(files, tmp_path, monkeypatch):
     return call
 
 
-def test_pictures(run, tmp_path):
-    pictures = run('--points', '20,30', '40,12')
+@pytest.mark.parametrize('kind', ['carafe', 'freqfusion'])
+def test_pictures(run, kind):
+    pictures = run('--points', '20,30', '40,12', kind=kind)
     assert set(pictures) == {'kernels.png', 'field.png', 'features.png'}
     for picture in pictures.values():
         assert np.unique(picture).size > 50
