@@ -87,7 +87,7 @@ def _convolve(guide: Tensor, window: Tensor, size: torch.Size) -> Tensor:  # [N,
 
 
 def _pool(x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, 6, 6]
-    """Adaptive average pooling, in a graph as products with matrices that sizes left open are known to."""
+    """Adaptive average pooling; in an exported graph as products with matrices, for any size."""
     if not is_exporting():
         return F.adaptive_avg_pool2d(x, WINDOW)
     (columns, width), (rows, height) = pixel_centres(x[:, :1].float())
