@@ -4,8 +4,8 @@
 Without a config the table has every registered upsampler and its published variants, counted per pixel of the
 map that goes in, in both conventions: FLOPs with 2 for a multiply-add (the CARAFE paper) and MACs with 1
 (most of its successors). With configs it has each of their detectors, with each upsampler named by --types
-in the neck, counted on one image by mmengine's get_model_complexity_info. Weights are random and nothing is
-read but the configs.
+in the neck, counted on one image by mmengine's get_model_complexity_info with as many proposals as the
+config allows. Weights are random and nothing is read but the configs.
 """
 
 import argparse
@@ -87,7 +87,11 @@ def detector_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Se
 
 
 def detector_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
-    """Parameters and multiply-adds of a detector on one black image of (height, width)."""
+    """Parameters and multiply-adds of a detector on one black image of (height, width).
+
+    A detector of two stages gets as many proposals as its config allows; random weights would leave any
+    number.
+    """
     import torch
     from mmdet.structures import DetDataSample
     from mmengine.registry import MODELS, DefaultScope
@@ -95,6 +99,9 @@ def detector_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
     from carafe_plugin.analysis.model_cost import multiply_adds
 
     height, width = shape
+    rpn = (model_cfg.get('test_cfg') or {}).get('rpn')
+    if rpn is not None:
+        rpn.update(min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
     sample = DetDataSample(
         metainfo=dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0), img_id=0)
     )

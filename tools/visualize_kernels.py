@@ -5,8 +5,9 @@ OUT/kernels.png   the predicted kernel of each chosen point over the image, one 
 OUT/field.png     where the point comes from: the kernels' weights multiplied back through the pyramid
 OUT/features.png  the maps before and after each step (principal components, mean absolute value)
 
-The first two need upsamplers that reassemble with kernels (carafe, fade, sapa, a2u, ...). A chain of
-levels ends where the neck has more than a sum between two of them.
+The first two need upsamplers that reassemble with kernels: carafe, fade, fade_lite, sapa, a2u, and
+freqfusion, whose low-pass is drawn without the offsets behind it. A chain of levels ends where the neck has
+more than a sum between two of them.
 """
 
 import argparse
@@ -218,7 +219,7 @@ def visualize(argv: list[str] | None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     draw_features(steps, args.out / 'features.png')
     drawn = ['features.png']
-    if all(hasattr(step.upsampler, 'kernels') for step in linked):
+    if all(step.has_kernels for step in linked):
         draw_kernels(picture, linked, points, args.out / 'kernels.png')
         draw_field(picture, linked, points, args.out / 'field.png')
         drawn += ['kernels.png', 'field.png']

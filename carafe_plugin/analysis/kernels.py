@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from carafe_plugin.ops import carafe
 from carafe_plugin.upsamplers import Upsampler, fit
 
+#: The methods that give kernels; those of the second are not all that the upsampler does.
+KERNELS = ('kernels', 'lowpass_kernels')
+
 
 @dataclass
 class Step:
@@ -43,6 +46,10 @@ class Step:
         """The map after the upsampler, before any sum: (N, C, h, w)."""
         return fit(self.upsampler(self.x, self.guide), self.size, self.upsampler.scale_factor)
 
+    @property
+    def has_kernels(self) -> bool:
+        return any(hasattr(self.upsampler, name) for name in KERNELS)
+
     @torch.no_grad()
     def kernels(self) -> Tensor:
         """Kernels of all pixels, the mean over the groups of channels: (N, k*k, s*H, s*W).
@@ -50,10 +57,11 @@ class Step:
         Raises:
             ValueError: the upsampler has no kernels.
         """
-        if not hasattr(self.upsampler, 'kernels'):
+        if not self.has_kernels:
             raise ValueError(f'{self.name} ({type(self.upsampler).__name__}) has no reassembly kernels')
+        predict = next(getattr(self.upsampler, name) for name in KERNELS if hasattr(self.upsampler, name))
         groups = getattr(self.upsampler, 'up_group', 1)
-        return self.upsampler.kernels(self.x, self.guide).unflatten(1, (groups, -1)).mean(1)
+        return predict(self.x, self.guide).unflatten(1, (groups, -1)).mean(1)
 
 
 @contextmanager

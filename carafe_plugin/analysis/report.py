@@ -80,41 +80,54 @@ def draw_bars(verdicts: Sequence[Mapping], title: str, path: Path) -> Path | Non
     return _finish(figure, axes, title, path)
 
 
+#: What a row of panels shows, and how its columns end.
+_PANELS = (('ms, median', '_ms'), ('MB at the peak', '_peak_MB'))
+
+
 def draw_times(rows: Sequence[Mapping], title: str, path: Path) -> Path | None:
-    """Medians of ``forward_ms`` and ``step_ms`` by ``upsampler``, one panel for each ``size``."""
+    """Times and peak memory of ``forward`` and ``step`` by ``upsampler``: a row of panels each, by ``size``.
+
+    A row whose numbers are all missing (memory where nothing measures it) is left out.
+    """
     pyplot = _pyplot()
     if pyplot is None or not rows:
         return None
     sizes = list(dict.fromkeys(row['size'] for row in rows))
     names = list(dict.fromkeys(row['upsampler'] for row in rows))
-    figure, panels = pyplot.subplots(
-        1,
+    kinds = [panel for panel in _PANELS if any(row.get(f'step{panel[1]}') for row in rows)]
+    figure, grid = pyplot.subplots(
+        len(kinds),
         len(sizes),
-        figsize=(4.8 * len(sizes), 1.2 + 0.45 * len(names)),
+        figsize=(4.8 * len(sizes), 0.6 + len(kinds) * (0.8 + 0.36 * len(names))),
         squeeze=False,
         layout='constrained',
     )
-    for axes, size in zip(panels[0], sizes, strict=True):
-        times = {row['upsampler']: row for row in rows if row['size'] == size}
-        shown = [name for name in names if name in times]
-        for key, label, offset, colour in (
-            ('forward_ms', 'forward', -0.2, BLUE),
-            ('step_ms', 'forward + backward', 0.2, ORANGE),
-        ):
-            places = [i + offset for i in range(len(shown))]
-            values = [times[name][key] or 0 for name in shown]
-            axes.barh(places, values, height=0.38, color=colour, label=label)
-            for x, y in zip(values, places, strict=True):
-                axes.annotate(
-                    _text(x), (x, y), xytext=(3, 0), textcoords='offset points', va='center', size=7
-                )
-        axes.set_yticks(range(len(shown)), shown)
-        axes.set(xlabel='ms, median', xlim=(0, 1.15 * max(t['step_ms'] or 0 for t in times.values())))
-        _style(axes, size)
-    handles, labels = panels[0][0].get_legend_handles_labels()
+    for panels, (quantity, column) in zip(grid, kinds, strict=True):
+        for axes, size in zip(panels, sizes, strict=True):
+            _pairs(axes, {row['upsampler']: row for row in rows if row['size'] == size}, names, column)
+            axes.set_xlabel(quantity)
+            _style(axes, size)
+    handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=2, frameon=False, fontsize=8)
     figure.suptitle(title, size=10)
     return _save(figure, path)
+
+
+def _pairs(axes, rows: Mapping[str, Mapping], names: Sequence[str], column: str) -> None:
+    """Two bars for each upsampler, its forward and its training step."""
+    shown = [name for name in names if name in rows]
+    for kind, label, offset, colour in (
+        ('forward', 'forward', -0.2, BLUE),
+        ('step', 'forward + backward', 0.2, ORANGE),
+    ):
+        places = [i + offset for i in range(len(shown))]
+        values = [rows[name].get(kind + column) or 0 for name in shown]
+        axes.barh(places, values, height=0.38, color=colour, label=label)
+        for x, y in zip(values, places, strict=True):
+            axes.annotate(_text(x), (x, y), xytext=(3, 0), textcoords='offset points', va='center', size=7)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.set_xlim(0, 1.15 * max(rows[name].get('step' + column) or 0 for name in shown) or 1)
+    axes.set_ylim(-0.7, len(shown) - 0.3)
 
 
 def _pyplot():

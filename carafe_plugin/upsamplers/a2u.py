@@ -3,15 +3,16 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carafe_plugin.ops import carafe
-from carafe_plugin.ops._checks import ints
+from carafe_plugin.ops import carafe, carafe_downsample
 from carafe_plugin.ops.reference import pixel_shuffle
 
-from .base import GuidedUpsampler, require_scale_factor
+from .base import GuidedUpsampler, is_exporting, require_scale_factor
 from .build import UPSAMPLERS
+from .sampling import pixel_centres
 
 KERNEL = 3  # side of the reassembly kernels
 WINDOW = 6  # side of the predicted convolutions
@@ -30,8 +31,6 @@ class A2U(GuidedUpsampler):
     These are that code's settings (rank 1, shared channels, kernel 3, window 6). Its second projection, for a
     downsampling step, is left out: 10,790 parameters here, 20,042 with it; both kinds are in the published
     tables. Where C is no multiple of 32, the norm has as many groups as their greatest common divisor.
-
-    It does not export to ONNX at sizes left open: pooling to 6x6 and a convolution per image need them.
 
     Args:
         in_channels: channels of the map.
@@ -67,9 +66,9 @@ class A2U(GuidedUpsampler):
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """The normalised kernels (N, 9, 2*H, 2*W) that reassemble ``x``."""
         guide = self.match_guide(x, guide)
-        windows = self.windows(F.adaptive_avg_pool2d(guide, WINDOW))  # [N, 2, 6, 6]
+        windows = self.windows(_pool(guide))  # [N, 2, 6, 6]
         u, v = (
-            F.leaky_relu(norm(_convolve(guide, window)))
+            F.leaky_relu(norm(_convolve(guide, window, x.shape[-2:])))
             for norm, window in zip(self.norms, windows.unbind(1), strict=True)
         )
         affinity = (u * v).sum(1, keepdim=True) / math.sqrt(self.guide_channels)  # [N, 1, H, W]
@@ -77,11 +76,29 @@ class A2U(GuidedUpsampler):
         return pixel_shuffle(logits, 2).sigmoid().softmax(1)
 
 
-def _convolve(guide: Tensor, windows: Tensor) -> Tensor:  # [N, C, 2*H, 2*W], [N, 6, 6] -> [N, C, H, W]
-    """Convolve every channel of an image with the image's own window, at stride 2."""
-    images = ints(guide.shape)[0]
-    if images == 0:  # no convolution has zero groups; the sum keeps the windows in the graph
-        return guide[..., ::2, ::2] + windows.sum()
-    # Images as channels and channels as images: one kernel per group is one per image.
-    kernels = windows[:, None].to(guide.dtype)
-    return F.conv2d(guide.transpose(0, 1), kernels, stride=2, padding=2, groups=images).transpose(0, 1)
+def _convolve(guide: Tensor, window: Tensor, size: torch.Size) -> Tensor:  # [N, C, 2*H, 2*W] -> [N, C, H, W]
+    """Convolve every channel of an image with the image's own window [N, 6, 6], at stride 2.
+
+    As CARAFE++'s downsampling with one kernel for all pixels, whose centre makes it 7 x 7, a row and a column
+    of it zero: a convolution with as many groups as images has no graph that takes any number of them.
+    """
+    kernel = F.pad(window, (1, 0, 1, 0)).flatten(1)[..., None, None]
+    return carafe_downsample(guide, kernel.expand(-1, -1, *size), WINDOW + 1, 1, 2)
+
+
+def _pool(x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, 6, 6]
+    """Adaptive average pooling; in an exported graph as products with matrices, for any size."""
+    if not is_exporting():
+        return F.adaptive_avg_pool2d(x, WINDOW)
+    (columns, width), (rows, height) = pixel_centres(x[:, :1].float())
+    across = _bins(columns[..., :1, :], width)  # [N, 1, 6, W]
+    down = _bins(rows[..., :1].transpose(2, 3), height)  # [N, 1, 6, H]
+    return down.to(x.dtype) @ x @ across.to(x.dtype).transpose(2, 3)
+
+
+def _bins(centres: Tensor, size: Tensor) -> Tensor:  # [N, 1, 1, L], [N, 1, 1, 1] -> [N, 1, 6, L]
+    """Each of the six means as weights of the pixels, whose bins overlap where six does not divide them."""
+    index = torch.arange(WINDOW, dtype=centres.dtype, device=centres.device)[:, None]
+    begin, end = (index * size / WINDOW).floor(), ((index + 1) * size / WINDOW).ceil()
+    inside = ((centres > begin) & (centres < end)).to(centres.dtype)
+    return inside / inside.sum(-1, keepdim=True)

@@ -120,7 +120,7 @@ def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
             f'a map upsampled by {scale_factor} to {(rows, columns)} does not fit size '
             f'{wanted}: they must differ by less than {scale_factor} pixels'
         )
-    if _is_exporting():
+    if is_exporting():
         missing_rows = missing_columns = scale_factor  # more than any size lacks: one graph serves all sizes
     else:
         missing_rows, missing_columns = max(wanted[0] - rows, 0), max(wanted[1] - columns, 0)
@@ -203,10 +203,11 @@ def require_scale_factor(name: str, scale_factor: int, only: int) -> None:
         raise ValueError(f'{name} is defined for scale_factor={only} only, got {scale_factor}')
 
 
-def _fits(upsampled: int, wanted: int, scale_factor: int) -> bool:
-    return abs(upsampled - wanted) < scale_factor
-
-
-def _is_exporting() -> bool:
+def is_exporting() -> bool:
+    """Whether a graph is being made that must serve sizes other than those at hand."""
     # torch.compiler.is_exporting came after torch 2.4.
     return torch.onnx.is_in_onnx_export() or getattr(torch.compiler, 'is_exporting', bool)()
+
+
+def _fits(upsampled: int, wanted: int, scale_factor: int) -> bool:
+    return abs(upsampled - wanted) < scale_factor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transposed convolution, a baseline of the CARAFE paper."""
+"""Transposed convolution, a baseline of the CARAFE paper (https://arxiv.org/abs/1905.02188)."""
 
 from torch import Tensor, nn
 

@@ -37,7 +37,8 @@ class FreqFusion(GuidedUpsampler):
     steps: the compressed guide is sharpened by kernels of its own, and predictions from the coarse map are
     upsampled by the low-pass kernels found so far. :meth:`forward` gives the upsampled map, :meth:`fuse`
     its sum with the sharpened guide, as in the released FPN. Borders are zero-padded, as in that code's
-    operator; its operator-free path reflects instead. Left out are its switches for leaving out parts.
+    operator; its operator-free path reflects instead. Left out are its switches for leaving out parts. Its
+    class initialises the offset generator twice, last with Xavier-uniform weights; here the first stands.
 
     Args:
         in_channels: channels C of the map.
@@ -117,8 +118,21 @@ class FreqFusion(GuidedUpsampler):
         smooth = self._smooth(guide, fit(highpass, size, self.scale_factor))
         return fit(up, size, self.scale_factor) + guide + (guide - smooth)
 
+    def lowpass_kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """The normalised kernels (N, k*k, s*H, s*W) that reassemble ``x``, before the offsets if any."""
+        return self._kernels(x, self.match_guide(x, guide))[0]
+
     def _upsample(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
         """The upsampled map, and the high-pass kernels of the guide."""
+        lowpass, highpass, compressed = self._kernels(x, guide)
+        up = self._enlarge(x, lowpass)
+        if self.dysampler is not None:
+            offsets = self.dysampler(*compressed)
+            up = sample_around_centres(up, offsets, self.scale_factor, self.dysampler.groups)
+        return up, highpass
+
+    def _kernels(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Low-pass and high-pass kernels, and both compressed maps, the fine one sharpened."""
         fine, coarse = self.hr_channel_compressor(guide), self.lr_channel_compressor(x)
         highpass_fine = self.content_encoder2(fine)
         fine = fine + (fine - self._smooth(fine, _kernels(highpass_fine, self.highpass_window)))
@@ -127,11 +141,7 @@ class FreqFusion(GuidedUpsampler):
         lowpass = lowpass_fine + self._enlarge(self.content_encoder(coarse), kernels)
         kernels = _kernels(lowpass, self.lowpass_window)
         highpass = highpass_fine + self._enlarge(self.content_encoder2(coarse), kernels)
-        up = self._enlarge(x, kernels)
-        if self.dysampler is not None:
-            offsets = self.dysampler(fine, coarse)
-            up = sample_around_centres(up, offsets, self.scale_factor, self.dysampler.groups)
-        return up, _kernels(highpass, self.highpass_window)
+        return kernels, _kernels(highpass, self.highpass_window), (fine, coarse)
 
     def _enlarge(self, x: Tensor, kernels: Tensor) -> Tensor:
         return carafe(x, kernels, self.lowpass_kernel, 1, self.scale_factor)

@@ -3,7 +3,8 @@
 
 import pytest
 import torch
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
+from mmdet.models.roi_heads.mask_heads import DynamicMaskHead, FCNMaskHead, HTCMaskHead, SCNetMaskHead
+from mmengine.registry import init_default_scope
 
 from carafe_plugin.detection import UpsampleFCNMaskHead
 from carafe_plugin.upsamplers import UPSAMPLERS
@@ -12,7 +13,8 @@ from carafe_plugin.upsamplers import UPSAMPLERS
 def build(cls, upsample_cfg, **kwargs):
     torch.manual_seed(0)
     extra = {} if upsample_cfg == 'default' else dict(upsample_cfg=upsample_cfg)
-    head = cls(num_convs=2, in_channels=8, conv_out_channels=12, num_classes=3, **extra, **kwargs)
+    sizes = dict(num_convs=2, in_channels=8, conv_out_channels=12, num_classes=3) | kwargs
+    head = cls(**sizes, **extra)
     head.init_weights()
     return head
 
@@ -73,18 +75,35 @@ def test_bad_arguments(error, match, cfg):
         build(UpsampleFCNMaskHead, cfg)
 
 
-def test_heads_derived_from_the_stock_one():
-    """The snippet of docs/hosts.md: HTC's head calls the upsampling layer that it inherits."""
+@pytest.mark.parametrize('stock_class', [HTCMaskHead, SCNetMaskHead, DynamicMaskHead])
+def test_heads_derived_from_the_stock_one(stock_class):
+    """As docs/hosts.md has it: these heads call the upsampling layer that they inherit."""
+    dynamic = stock_class is DynamicMaskHead
 
-    class UpsampleHTCMaskHead(UpsampleFCNMaskHead, HTCMaskHead):
-        pass
+    class Head(UpsampleFCNMaskHead, stock_class):
+        def init_weights(self):
+            super().init_weights()
+            if dynamic and hasattr(self.upsample, 'init_weights'):  # not the stock deconv
+                self.upsample.init_weights()
 
-    ours, stock = build(UpsampleHTCMaskHead, dict(type='deconv')), build(HTCMaskHead, 'default')
+    more, x = dict(conv_out_channels=8), [torch.randn(3, 8, 14, 14)]
+    if dynamic:
+        interaction = dict(in_channels=8, feat_channels=4, out_channels=8, input_feat_shape=14)
+        more['dynamic_conv_cfg'] = dict(type='DynamicConv', with_proj=False, **interaction)
+        x.append(torch.randn(3, 8))
+    init_default_scope('mmdet')
+    stock = build(stock_class, 'default', **more)
+    ours, head = (build(Head, dict(type=name), **more) for name in ('deconv', 'carafe'))
     ours.load_state_dict(stock.state_dict(), strict=True)
-    x = torch.randn(3, 8, 14, 14)
-    assert torch.equal(ours(x)[0], stock(x)[0])
-    head = build(UpsampleHTCMaskHead, dict(type='carafe'))
-    features = x
-    for conv in head.convs:
-        features = conv(features)
-    assert torch.equal(head(x)[0], head.conv_logits(head.upsample(features)))
+    with torch.no_grad():
+        for out, expected in zip(outputs(ours, x), outputs(stock, x), strict=True):
+            assert torch.equal(out, expected)
+    seen = []
+    head.upsample.register_forward_hook(lambda module, args, out: seen.append(out))
+    assert torch.equal(outputs(head, x)[0], head.conv_logits(*seen))  # no activation between them
+    assert head.upsample.content_encoder.weight.std().item() == pytest.approx(1e-3, rel=0.1)
+
+
+def outputs(head, x):
+    out = head(*x)
+    return out if isinstance(out, (list, tuple)) else [out]

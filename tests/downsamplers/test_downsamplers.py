@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from carafe_plugin.downsamplers import DOWNSAMPLERS, build_downsampler
 from tests import reference
+from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
 
 NAMES = list(DOWNSAMPLERS)
 
@@ -44,6 +45,16 @@ def test_compiles_without_graph_breaks(name):
     torch.testing.assert_close(compiled, down(x))
     compiled.sum().backward()
     assert x.grad.any()
+
+
+@EXPORTER_NOISE
+@pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_onnx(dynamo):
+    down = build_downsampler(dict(type='carafe'), 8).eval()
+    torch.nn.init.normal_(down.content_encoder.weight, std=0.3)
+    proto = to_onnx(down, (torch.rand(2, 8, 6, 7),), dynamo)
+    calls = (torch.rand(3, 8, 9, 5),), (torch.rand(1, 8, 4, 10),)
+    assert_onnx_equal(proto, down, *calls, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('s', [1, 2, 3])

@@ -3,9 +3,10 @@
 
 import json
 
+import cv2
 import pytest
 
-from carafe_plugin.analysis import op_cases
+from carafe_plugin.analysis import op_cases, report
 from tests.engine.helpers import load_tool
 
 benchmark = load_tool('benchmark')
@@ -47,6 +48,16 @@ def test_module(tmp_path, capsys):
     ]
     assert all(row['forward_ms'] > 0 and row['step_ms'] > 0 for row in rows)
     assert 'carafe' in capsys.readouterr().out and (tmp_path / 'module.png').exists()
+
+
+def test_the_picture_has_a_row_of_panels_for_memory_where_it_was_measured(tmp_path):
+    row = dict(size='1x8x4x4', upsampler='carafe', forward_ms=1.0, step_ms=3.0)
+    heights = []
+    for peak in (None, 2.5):
+        rows = [row | dict(forward_peak_MB=peak, step_peak_MB=peak)]
+        path = report.draw_times(rows, 'a machine', tmp_path / 'module.png')
+        heights.append(cv2.imread(str(path)).shape[0])
+    assert heights[1] > 1.5 * heights[0]
 
 
 def test_an_upsampler_that_needs_a_guide_gets_one(monkeypatch):

@@ -15,13 +15,13 @@ from carafe_plugin.detection import UpsampleFPN, UpsampleYOLOXPAFPN
 from carafe_plugin.upsamplers import UPSAMPLERS
 from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
 
-WITH_KERNELS = [name for name in UPSAMPLERS if hasattr(UPSAMPLERS.get(name), 'kernels')]
+WITH_KERNELS = ['a2u', 'carafe', 'fade', 'fade_lite', 'freqfusion', 'sapa']
 
 
-def neck_steps(name, sizes=((48, 64), (24, 32), (12, 16), (6, 8))):
+def neck_steps(name, sizes=((48, 64), (24, 32), (12, 16), (6, 8)), **arguments):
     """The calls of a neck's upsamplers, from fine to coarse."""
     torch.manual_seed(0)
-    neck = UpsampleFPN([4, 8, 12, 16], 32, 4, upsample_cfg=dict(type=name))
+    neck = UpsampleFPN([4, 8, 12, 16], 32, 4, upsample_cfg=dict(type=name, **arguments))
     for p in neck.upsamplers.parameters():  # far from the plain mean of the initialisation
         nn.init.normal_(p, std=0.05)
     maps = [torch.randn(1, c, *size) for c, size in zip((4, 8, 12, 16), sizes, strict=True)]
@@ -31,13 +31,21 @@ def neck_steps(name, sizes=((48, 64), (24, 32), (12, 16), (6, 8))):
     return neck, steps[::-1]
 
 
-def test_kernels_exist_for_the_reassembling_upsamplers():
-    assert {'carafe', 'fade', 'fade_lite', 'sapa', 'a2u'} <= set(WITH_KERNELS)
+@pytest.mark.parametrize('name', list(UPSAMPLERS))
+def test_every_upsampler_has_maps_and_the_reassembling_ones_have_kernels(name):
+    _, steps = neck_steps(name)
+    assert [tuple(step.upsampled().shape) for step in steps] == [(1, 32, *step.size) for step in steps]
+    assert [step.has_kernels for step in steps] == [name in WITH_KERNELS] * 3
+    if name in WITH_KERNELS:
+        assert len(accumulated_field(chain(steps, steps[0]), (20, 31))) == 4
+    else:
+        with pytest.raises(ValueError, match='has no reassembly kernels'):
+            steps[0].kernels()
 
 
 @pytest.mark.parametrize('name', WITH_KERNELS)
 def test_kernels_are_what_the_upsampler_reassembles_with(name):
-    _, steps = neck_steps(name)
+    _, steps = neck_steps(name, **dict(feature_resample=False) if name == 'freqfusion' else {})
     step = steps[1]
     kernels = step.kernels()
     torch.testing.assert_close(kernels.sum(1), torch.ones_like(kernels[:, 0]))
@@ -118,7 +126,7 @@ def files(tmp_path_factory):
     """An image, and a config with a checkpoint for each kind of upsampler."""
     folder = tmp_path_factory.mktemp('detector')
     config = write_detector_config(folder / 'config.py', write_coco(folder / 'data', images=1))
-    for kind in ('carafe', 'bilinear', 'stock'):
+    for kind in ('carafe', 'freqfusion', 'bilinear', 'stock'):
         cfg = None if kind == 'stock' else dict(type=kind)
         text = f"_base_ = '{config}'\nmodel = dict(neck=dict(upsample_cfg={cfg}))\n"
         (folder / f'{kind}.py').write_text(text)
@@ -142,8 +150,9 @@ def run(files, tmp_path, monkeypatch):
     return call
 
 
-def test_pictures(run, tmp_path):
-    pictures = run('--points', '20,30', '40,12')
+@pytest.mark.parametrize('kind', ['carafe', 'freqfusion'])
+def test_pictures(run, kind):
+    pictures = run('--points', '20,30', '40,12', kind=kind)
     assert set(pictures) == {'kernels.png', 'field.png', 'features.png'}
     for picture in pictures.values():
         assert np.unique(picture).size > 50

@@ -65,7 +65,10 @@ def test_dtypes(case, dtype):
     up = build(case).to(dtype)
     x, guide = inputs(up, dtype=dtype)
     out = up(x, guide)
+    out.double().square().sum().backward()
     assert out.dtype == dtype
+    for name, leaf in leaves(up, x, guide).items():
+        assert leaf.grad.dtype == dtype and leaf.grad.isfinite().all(), name
     exact = up.double()(*[t if t is None else t.double() for t in (x, guide)])
     tolerance = {torch.float64: 1e-10, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
     error = (out.double() - exact).norm() / exact.norm()
@@ -73,13 +76,21 @@ def test_dtypes(case, dtype):
 
 
 @every_case
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
-def test_autocast(case, dtype):
+@pytest.mark.parametrize(
+    'dtype, to',
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float16),
+    ],
+    ids=str,
+)
+def test_autocast(case, dtype, to):
     up = build(case)
     x, guide = inputs(up)
     expected = up(x, guide)
     cast = [t if t is None else t.detach().to(dtype) for t in (x, guide)]
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast('cpu', to):
         out = up(*cast)
     if leaves(up, *cast).keys() - {'x', 'guide'}:
         out.float().square().sum().backward()
@@ -87,8 +98,7 @@ def test_autocast(case, dtype):
     assert all(p.grad.isfinite().all() for p in up.parameters())
 
 
-@every_case
-def test_compiles_without_graph_breaks(case):
+def compiles(case, backend):
     up = build(case)
     x, guide = inputs(up)
     targets = list(leaves(up, x, guide).values())
@@ -102,8 +112,19 @@ def test_compiles_without_graph_breaks(case):
 
     expected = with_gradients(call)
     torch._dynamo.reset()
-    compiled = with_gradients(torch.compile(call, backend='aot_eager', fullgraph=True))
+    compiled = with_gradients(torch.compile(call, backend=backend, fullgraph=True))
     torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_compiles_without_graph_breaks(case):
+    compiles(case, 'aot_eager')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', list(UPSAMPLERS))
+def test_compiles_by_inductor(name):
+    compiles(name, 'inductor')
 
 
 @every_case

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own upsampler, in a file outside the package, as docs/upsamplers.md has it."""
+"""A user's own upsampler, in a file outside the package, as README.md and docs/upsamplers.md have it."""
 
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = """
@@ -22,12 +24,16 @@ assert all(p.grad.any() for p in neck.upsamplers.parameters())
 """
 
 
-def test_the_documented_upsampler_works_in_a_host(tmp_path):
-    module, config = re.findall(
-        r'```python\n(.*?)```', (ROOT / 'docs' / 'upsamplers.md').read_text(), flags=re.DOTALL
-    )
+@pytest.mark.parametrize('document', ['README.md', 'docs/upsamplers.md'])
+def test_the_documented_upsampler_works_in_a_host(document, tmp_path):
+    text = (ROOT / document).read_text()
+    blocks = re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL)
+    module = next(block for block in blocks if '@UPSAMPLERS.register_module' in block)
     (tmp_path / 'my_upsamplers.py').write_text(module)
-    (tmp_path / 'config.py').write_text(config)
+    imports = re.search(r'custom_imports = [^`\n]*my_upsamplers[^`\n]*', text)[0]
+    name = re.search(r"register_module\('(\w+)'\)", module)[1]
+    neck = f"dict(type='UpsampleFPN', upsample_cfg=dict(type='{name}'))"
+    (tmp_path / 'config.py').write_text(f'{imports}\nmodel = dict(neck={neck})\n')
     check = [sys.executable, '-W', 'ignore', '-c', CHECK]
     env = os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), str(tmp_path)])}
     done = subprocess.run(check, cwd=tmp_path, env=env, capture_output=True, text=True)
