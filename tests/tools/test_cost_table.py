@@ -128,6 +128,7 @@ def test_a_ratio_leaves_out_what_is_not_defined_for_it(capsys):
     'argv, message',
     [
         (['--types', 'caraf'], "error: --types: unknown upsampler 'caraf'; known: a2u, bilinear"),
+        (['--types', 'stock'], "error: --types: unknown upsampler 'stock'; known: a2u, bilinear"),
         (['--types', 'a2u', '--scale-factor', '3'], 'error: a2u is defined for scale_factor=2 only, got 3'),
         (['nowhere.py'], 'error: config nowhere.py does not exist'),
         (['--channels', '6', '--types', 'dysample'], 'in_channels must be divisible by groups=4, got 6'),
