@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of the pipeline, to be mixed with mmcv's own; their randomness is numpy's global one."""
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -98,7 +99,7 @@ class HoleFromFiles(BaseTransform):
         self.names = list_images(root, file_list)
 
     def transform(self, results: dict) -> dict:
-        name = self.names[_generator().integers(len(self.names))].decode()
+        name = os.fsdecode(self.names[_generator().integers(len(self.names))])
         mask = read_mask(self.root / name, self.hole)
         size = results['img'].shape[1::-1]
         results['hole'] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of any kind come in, unreadable ones do not stop a run, and what is drawn can be drawn again."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 
 from carafe_plugin.engine.errors import UserError
 from carafe_plugin.engine.sampler import NumberedSampler
+from carafe_plugin.inpainting import PackInpainting
 from carafe_plugin.inpainting.images import UnreadableImageError, list_images, read_image
 
 from .pictures import picture, write_pictures
@@ -80,6 +83,20 @@ def test_folders_are_nested_and_lists_name_files(tmp_path):
     assert [dataset[i]['data_samples']['paths'] for i in range(2)] == [
         str(tmp_path / name) for name in ('b/c/0.png', 'a/1.png')
     ]
+
+
+@pytest.mark.parametrize('name', [b'caf\xc3\xa9.png', b'caf\xe9.png'])
+def test_names_may_be_in_any_encoding(tmp_path, name):
+    write_pictures(tmp_path, 1)
+    os.rename(tmp_path / '0.png', tmp_path / os.fsdecode(name))
+    assert list_images(tmp_path).tolist() == [name]
+    path = build(tmp_path)[0]['data_samples']['paths']
+    assert os.fsencode(os.path.basename(path)) == name
+
+
+def test_a_hole_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r'image of \(24, 32\) and hole of \(24, 31\) differ in size'):
+        PackInpainting().transform(dict(img=picture(), hole=np.ones((24, 31), np.uint8)))
 
 
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'list'])
