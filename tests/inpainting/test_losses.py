@@ -93,10 +93,11 @@ def test_features_are_those_of_vgg16(tmp_path):
     assert not loss.state_dict() and not list(loss.parameters())
 
 
-@pytest.mark.parametrize('kind', ['absent', 'other', 'no torchvision'])
+@pytest.mark.parametrize('kind', ['absent', 'damaged', 'other', 'no torchvision'])
 def test_missing_weights_are_an_error_with_a_remedy(tmp_path, monkeypatch, kind):
     monkeypatch.setitem(sys.modules, 'torchvision', None)
     torch.save(dict(weight=torch.zeros(1)), tmp_path / 'other.pth')
+    (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'other.pth').read_bytes()[:99])
     weights = 'torchvision' if kind == 'no torchvision' else str(tmp_path / f'{kind}.pth')
     loss = VGGLoss(weights=weights)  # a test needs no weights
     with pytest.raises(UserError, match=r'model\.perceptual=None|is no VGG16 of torchvision'):
