@@ -92,6 +92,23 @@ def test_any_size_is_inpainted(generator, upsampler, size):
                 assert (sample['result'] == 128).all()
 
 
+@pytest.mark.parametrize('value', [0, 1])
+@pytest.mark.parametrize('generator', GENERATORS)
+def test_batches_without_a_hole_or_without_an_image_train(generator, value):
+    model = build(generator, 'carafe')
+    data = batch(hole=torch.full((1, 32, 32), value, dtype=torch.uint8))
+    logs = model.train_step(data, build_optim_wrapper(model, Config(OPTIMIZERS)))
+    assert all(loss.isfinite() for loss in logs.values())
+    assert (logs['loss_hole'] > 0) == value
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('size', [(1, 1), (32, 31)])
+def test_a_hole_of_another_size_is_refused(size):
+    with pytest.raises(ValueError, match=rf'image of \(3, 32, 32\) and hole of \(1, {size[0]}, {size[1]}\)'):
+        build().test_step(batch(hole=torch.ones(1, *size, dtype=torch.uint8)))
+
+
 @pytest.mark.parametrize('generator', GENERATORS)
 def test_result_is_the_image_outside_the_hole_and_does_not_look_into_it(generator):
     model = build(generator, 'carafe').eval()
@@ -132,6 +149,18 @@ def test_generator_is_judged_without_training_the_judge():
     model._adversarial_loss(images, holes).backward()
     assert images.grad.any()
     assert all(p.grad is None and p.requires_grad for p in model.discriminator.parameters())
+
+
+def test_two_discriminators_and_cross_entropy_train():
+    judge = dict(type='GlobalLocalDiscriminator', image_size=32, local_size=16, base_channels=4)
+    model = build(discriminator=judge, gan='vanilla')
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    logs = model.train_step(batch(), build_optim_wrapper(model, Config(OPTIMIZERS)))
+    # An offset before a norm has no gradient but rounding.
+    assert all(
+        not torch.equal(p, before[name]) for name, p in model.named_parameters() if name.endswith('weight')
+    )
+    assert logs['discriminator_real'] > 0 and logs['loss_adversarial'] > 0
 
 
 @pytest.mark.parametrize(
