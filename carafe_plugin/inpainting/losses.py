@@ -145,5 +145,7 @@ class VGGLoss(nn.Module):
 
 
 def _gram(features: Tensor) -> Tensor:
-    flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
+    # The sums over a map exceed the range of float16.
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        return flat @ flat.transpose(1, 2) / flat[0].numel()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from carafe_plugin.engine.errors import UserError
 from carafe_plugin.inpainting import VGGLoss
-from carafe_plugin.inpainting.losses import gan_loss, masked_l1, total_variation
+from carafe_plugin.inpainting.losses import _gram, gan_loss, masked_l1, total_variation
 
 
 def test_l1_is_a_mean_over_the_masked_pixels():
@@ -91,6 +91,12 @@ def test_features_are_those_of_vgg16(tmp_path):
     torch.testing.assert_close(other(result, result, images)['loss_style'], 2 * losses['loss_style'])
     assert all(value == 0 for value in loss(images, images, images).values())
     assert not loss.state_dict() and not list(loss.parameters())
+
+
+def test_style_stays_finite_in_mixed_precision():
+    features = torch.full((1, 2, 128, 128), 8.0, dtype=torch.float16)
+    with torch.autocast('cpu', torch.float16):
+        torch.testing.assert_close(_gram(features), torch.full((1, 2, 2), 32.0))  # of sums of 2**20
 
 
 @pytest.mark.parametrize('kind', ['absent', 'damaged', 'other', 'no torchvision'])
