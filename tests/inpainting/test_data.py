@@ -11,7 +11,7 @@ from PIL import Image
 
 from carafe_plugin.engine.errors import UserError
 from carafe_plugin.engine.sampler import NumberedSampler
-from carafe_plugin.inpainting import PackInpainting
+from carafe_plugin.inpainting import CropResize, PackInpainting
 from carafe_plugin.inpainting.images import UnreadableImageError, list_images, read_image
 
 from .pictures import picture, write_pictures
@@ -92,6 +92,25 @@ def test_names_may_be_in_any_encoding(tmp_path, name):
     assert list_images(tmp_path).tolist() == [name]
     path = build(tmp_path)[0]['data_samples']['paths']
     assert os.fsencode(os.path.basename(path)) == name
+
+
+def test_crops_are_squares_of_the_image_at_its_own_scale():
+    image = picture(30, 40)
+    np.testing.assert_array_equal(
+        CropResize(20, 20, random=False).transform(dict(img=image))['img'], image[5:25, 10:30]
+    )
+    corners = set()
+    for _ in range(60):
+        cut = CropResize(28, 28).transform(dict(img=image))['img']
+        places = [(y, x) for y in range(3) for x in range(13) if (image[y : y + 28, x : x + 28] == cut).all()]
+        assert len(places) == 1
+        corners.add(places[0])
+    assert len(corners) > 20  # of 39
+    # Without a crop all of the short side is seen, at another scale.
+    flat = np.zeros((30, 40, 3), np.uint8)
+    flat[:15] = 200
+    half = CropResize(10).transform(dict(img=flat))['img']
+    np.testing.assert_array_equal(half[:, 0, 0], [200] * 5 + [0] * 5)
 
 
 def test_a_hole_of_another_size_is_refused():

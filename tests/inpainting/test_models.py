@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generators, discriminators and the turns in which they are trained."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS
 
 from carafe_plugin.inpainting import (
@@ -53,6 +55,15 @@ def build(generator='GlobalLocalGenerator', upsampler=STOCK, *, gan=True, **opti
     return MODELS.build(dict(type='Inpainter', generator=cfg, weights=weights, **options)).train()
 
 
+class Autocast(OptimWrapper):
+    """Stands in for AmpOptimWrapper, which needs a GPU."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
 def needs_guide(upsampler):
     return upsampler is not STOCK and UPSAMPLERS.get(upsampler).needs_guide
 
@@ -90,6 +101,23 @@ def test_any_size_is_inpainted(generator, upsampler, size):
                 assert torch.equal(sample['result'], image)
             elif generator == 'PartialConvUNet':
                 assert (sample['result'] == 128).all()
+
+
+@pytest.mark.parametrize('generator', GENERATORS)
+@pytest.mark.parametrize('upsampler', [STOCK, 'carafe'])
+def test_one_type_gives_both_networks_mixed_precision(generator, upsampler):
+    steps = {}
+    for kind in (OptimWrapper, Autocast):
+        model = build(generator, upsampler)
+        wrappers = build_optim_wrapper(model, Config(dict(OPTIMIZERS, type=kind)))
+        assert all(type(wrappers[name]) is kind for name in ('generator', 'discriminator'))
+        steps[kind] = model.train_step(batch(), wrappers)
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    full, mixed = steps.values()
+    assert full.keys() == mixed.keys()
+    for name, value in full.items():
+        assert mixed[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.02)
+        assert name != 'discriminator_real' or mixed[name] != value
 
 
 @pytest.mark.parametrize('value', [0, 1])
