@@ -11,8 +11,10 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
+from carafe_plugin.upsamplers.base import require_choice
+
 from .images import list_images, read_image
-from .masks import random_box, random_strokes, read_mask
+from .masks import POLARITIES, random_box, random_strokes, read_mask
 
 
 def _generator() -> np.random.Generator:
@@ -92,10 +94,11 @@ class HoleFromFiles(BaseTransform):
 
     Raises:
         UserError: there is no mask.
+        ValueError: ``hole`` is neither.
     """
 
     def __init__(self, root: str, hole: str = 'white', file_list: str | None = None) -> None:
-        self.root, self.hole = Path(root), hole
+        self.root, self.hole = Path(root), require_choice('hole', hole, POLARITIES)
         self.names = list_images(root, file_list)
 
     def transform(self, results: dict) -> dict:
