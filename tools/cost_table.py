@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tabulate what upsamplers cost: parameters and operations of each alone, or of whole detectors.
+"""Tabulate what upsamplers cost: parameters and operations of each alone, or of whole networks.
 
 Without a config the table has every registered upsampler and its published variants, counted per pixel of the
 map that goes in, in both conventions: FLOPs with 2 for a multiply-add (the CARAFE paper) and MACs with 1
-(most of its successors). With configs it has each of their detectors, with each upsampler named by --types
-in the neck, counted on one image by mmengine's get_model_complexity_info with as many proposals as the
-config allows. Weights are random and nothing is read but the configs.
+(most of its successors). With configs it has each of their detectors or inpainting generators, with each
+upsampler named by --types in the neck or the generator ("stock" for the stock class's own), counted on one
+image by mmengine's get_model_complexity_info, a detector with as many proposals as its config allows.
+Weights are random and nothing is read but the configs.
 """
 
 import argparse
@@ -59,25 +60,27 @@ def upsampler_rows(types: Sequence[str] | None, channels: int, scale_factor: int
     return rows
 
 
-def detector_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Sequence[int]) -> list[dict]:
-    """A row for each config and upsampler of its neck; the config's own where none is named."""
+def model_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Sequence[int]) -> list[dict]:
+    """A row for each config and upsampler of its neck or generator; the config's own where none is named."""
+    from carafe_plugin.engine.config_parts import type_name
     from carafe_plugin.engine.launch import read_config
 
     rows = []
     for path in configs:
         cfg = read_config(path, None)
-        if types and 'upsample_cfg' not in cfg.model.get('neck', {}):
+        part = 'generator' if type_name(cfg.model) == 'Inpainter' else 'neck'
+        if types and part == 'neck' and 'upsample_cfg' not in cfg.model.get('neck', {}):
             raise UserError(f'{path}: its neck has no upsample_cfg for --types to set')
         for name in types or [None]:
             model_cfg = copy.deepcopy(cfg.model)
             if name is not None:
-                model_cfg.neck.upsample_cfg = dict(type=name)
-            parameters, macs = detector_cost(cfg, model_cfg, shape)
-            used = (model_cfg.get('neck') or {}).get('upsample_cfg') or {}
+                model_cfg[part].upsample_cfg = None if name == 'stock' else dict(type=name)
+            parameters, macs = model_cost(cfg, model_cfg, shape)
+            used = (model_cfg.get(part) or {}).get('upsample_cfg') or {}
             rows.append(
                 {
                     'config': Path(path).stem,
-                    'upsampler of the neck': used.get('type', 'stock'),
+                    'upsampler': used.get('type', 'stock'),
                     'parameters (M)': round(parameters / 1e6, 3),
                     'GFLOPs (2 per MAC)': round(2 * macs / 1e9, 1),
                     'GMACs': round(macs / 1e9, 1),
@@ -86,26 +89,30 @@ def detector_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Se
     return rows
 
 
-def detector_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
-    """Parameters and multiply-adds of a detector on one black image of (height, width).
+def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
+    """Parameters and multiply-adds on one black image of (height, width), which is a hole for a generator.
 
     A detector of two stages gets as many proposals as its config allows; random weights would leave any
     number.
     """
     import torch
-    from mmdet.structures import DetDataSample
     from mmengine.registry import MODELS, DefaultScope
 
     from carafe_plugin.analysis.model_cost import multiply_adds
 
     height, width = shape
-    rpn = (model_cfg.get('test_cfg') or {}).get('rpn')
-    if rpn is not None:
-        rpn.update(min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
-    sample = DetDataSample(
-        metainfo=dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0), img_id=0)
-    )
-    image = dict(inputs=[torch.zeros(3, height, width, dtype=torch.uint8)], data_samples=[sample])
+    if 'generator' in model_cfg:
+        samples = dict(holes=[torch.ones(1, height, width, dtype=torch.uint8)])
+    else:
+        from mmdet.structures import DetDataSample
+
+        rpn = (model_cfg.get('test_cfg') or {}).get('rpn')
+        if rpn is not None:
+            rpn.update(min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
+        size = (height, width)
+        metainfo = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0)
+        samples = [DetDataSample(metainfo=metainfo)]
+    image = dict(inputs=[torch.zeros(3, height, width, dtype=torch.uint8)], data_samples=samples)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         try:
             model = MODELS.build(model_cfg).eval()
@@ -126,8 +133,13 @@ def tabulate(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('configs', nargs='*', help='configs of detectors; without one, the upsamplers alone')
-    parser.add_argument('--types', nargs='+', metavar='NAME', help="upsamplers; default all, or the config's")
+    parser.add_argument('configs', nargs='*', help='configs of networks; without one, the upsamplers alone')
+    parser.add_argument(
+        '--types',
+        nargs='+',
+        metavar='NAME',
+        help='upsamplers, stock for that of the stock class; default: all, or that of the config',
+    )
     parser.add_argument('--channels', type=int, default=256, help='channels of the maps')
     parser.add_argument('--scale-factor', type=int, default=2, help='ratio of the sizes')
     parser.add_argument(
@@ -136,13 +148,13 @@ def tabulate(argv: Sequence[str] | None) -> None:
     parser.add_argument('--format', choices=['markdown', 'json'], default='markdown')
     args = parser.parse_args(argv)
     for name in args.types or ():
-        if name not in UPSAMPLERS:
+        if name not in UPSAMPLERS and not (args.configs and name == 'stock'):
             raise UserError(f'--types: unknown upsampler {name!r}; known: {", ".join(UPSAMPLERS)}')
     if args.configs:
         # What tracing and mmengine say about branches and operators that the count leaves out.
         warnings.filterwarnings('ignore')
         logging.disable(logging.WARNING)
-        rows = detector_rows(args.configs, args.types, args.shape)
+        rows = model_rows(args.configs, args.types, args.shape)
     else:
         rows = upsampler_rows(args.types, args.channels, args.scale_factor)
     print(json.dumps(rows, indent=2) if args.format == 'json' else markdown(rows))

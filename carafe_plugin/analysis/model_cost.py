@@ -25,7 +25,7 @@ class Cost:
     """Cost of one model.
 
     Args:
-        parameters: their number, frozen ones included.
+        parameters: their number, frozen ones included, discriminators not.
         macs: multiply-adds of one forward pass over the first image, as mmengine counts them; a FLOP count by
             the convention of the CARAFE paper is twice this.
         latency: median time of an image in milliseconds, preprocessing and post-processing included.
@@ -64,7 +64,8 @@ def multiply_adds(model: nn.Module, image: dict) -> tuple[int, int]:
         info = get_model_complexity_info(model, None, data['inputs'], show_table=False, show_arch=False)
     finally:
         model.forward = forward
-    return info['params'], info['flops']
+    network = getattr(model, 'generator', model)  # a discriminator has no part in the forward pass
+    return sum(p.numel() for p in network.parameters()), info['flops']
 
 
 @torch.no_grad()

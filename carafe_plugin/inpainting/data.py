@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of a folder as a data set that unreadable files cannot stop."""
 
+import os
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,7 @@ class InpaintingDataset(Dataset):
             for attempt in range(min(PATIENCE, len(self)) if self.test_mode else PATIENCE):
                 # The neighbours in a test; in a training no image should stand in for the one before it.
                 step = attempt if self.test_mode or not attempt else np.random.randint(len(self))  # noqa: NPY002
-                path = self.data_root / self.names[(index + step) % len(self)].decode()
+                path = self.data_root / os.fsdecode(self.names[(index + step) % len(self)])
                 try:
                     return self.pipeline(dict(img_path=str(path), skipped=attempt > 0))
                 except UnreadableImageError as error:

@@ -49,8 +49,8 @@ def list_images(root: str | Path, file_list: str | Path | None = None) -> np.nda
         file_list: text file with a path relative to ``root`` in each line; empty lines do not count.
 
     Returns:
-        Paths relative to ``root`` as an array of bytes: millions of them fit into memory, and worker
-        processes share it.
+        Paths relative to ``root`` as an array of bytes, for ``os.fsdecode``: millions of them fit into
+        memory, and worker processes share it.
 
     Raises:
         UserError: the folder or the list does not exist or names no image.

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What inpainting is trained with. Images are (N, 3, H, W) in [-1, 1], holes (N, 1, H, W) 1 in the hole."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from carafe_plugin.engine.checkpoint import read_checkpoint
 from carafe_plugin.engine.errors import UserError
 
 GAN_KINDS = ('hinge', 'vanilla')
@@ -111,9 +110,10 @@ class VGGLoss(nn.Module):
             'torchvision, or leave the loss out by model.perceptual=None'
         )
         if self.weights != 'torchvision':
-            if not Path(self.weights).is_file():
-                raise UserError(f'VGG16 weights {self.weights} do not exist: {remedy}')
-            return torch.load(self.weights, map_location='cpu', weights_only=True)
+            try:
+                return read_checkpoint(self.weights)
+            except UserError as error:
+                raise UserError(f'weights of VGG16: {error}; {remedy}') from error
         try:
             from torchvision.models import VGG16_Weights
         except ImportError as error:
@@ -145,5 +145,7 @@ class VGGLoss(nn.Module):
 
 
 def _gram(features: Tensor) -> Tensor:
-    flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
+    # The sums over a map exceed the range of float16.
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        return flat @ flat.transpose(1, 2) / flat[0].numel()

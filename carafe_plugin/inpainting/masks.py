@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from carafe_plugin.upsamplers.base import require_choice
+
 from .images import read_image
 
 POLARITIES = ('white', 'black')
@@ -123,7 +125,6 @@ def read_mask(path: str | Path, hole: str = 'white') -> np.ndarray:
         UnreadableImageError: the file cannot be read.
         ValueError: ``hole`` is neither.
     """
-    if hole not in POLARITIES:
-        raise ValueError(f'hole must be one of {", ".join(POLARITIES)}, got {hole!r}')
+    require_choice('hole', hole, POLARITIES)
     white = read_image(path).mean(2) >= 127.5
     return (white if hole == 'white' else ~white).astype(np.uint8)

@@ -63,6 +63,9 @@ class InpaintingMetric(BaseMetric):
         for sample in data_samples:
             hole = sample['hole'][0] > 0
             if sample['skipped'] or not hole.any():
+                self.results.append(
+                    {}
+                )  # keeps the order in which the results of several processes are merged
                 continue
             images = sample['result'].double(), sample['original'].double()
             row = {}
@@ -72,9 +75,10 @@ class InpaintingMetric(BaseMetric):
             self.results.append(row)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        if not results:
+        rows = [row for row in results if row]
+        if not rows:
             raise ValueError('no image with a hole was evaluated')
-        columns = {name: np.array([row[name] for row in results]) for name in results[0]}
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         return {
             name: float(np.nanmean(column)) if not np.isnan(column).all() else float('nan')
             for name, column in columns.items()

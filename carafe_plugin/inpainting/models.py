@@ -17,11 +17,20 @@ WEIGHTS = ('hole', 'valid', 'total_variation', 'adversarial')
 
 @MODELS.register_module()
 class InpaintingPreprocessor(BaseDataPreprocessor):
-    """Stack a batch; bytes become [-1, 1] in images, {0, 1} in holes (1 is the hole)."""
+    """Stack a batch; bytes become [-1, 1] in images, {0, 1} in holes (1 is the hole).
+
+    Raises:
+        ValueError: an image and its hole differ in size.
+    """
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
         samples = data['data_samples']
+        for image, hole in zip(data['inputs'], samples['holes'], strict=True):
+            if hole.shape != (1, *image.shape[1:]):
+                raise ValueError(
+                    f'image of {tuple(image.shape)} and hole of {tuple(hole.shape)} differ in size'
+                )
         images, holes = torch.stack(list(data['inputs'])), torch.stack(list(samples['holes']))
         return dict(inputs=images.float() / 127.5 - 1, data_samples=dict(samples, holes=holes.float()))
 

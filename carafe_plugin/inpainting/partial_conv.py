@@ -62,6 +62,7 @@ class PartialConv2d(nn.Module):
         # 16 bits could not count the values of a window.
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             seen = F.conv2d(mask.to(self.window.dtype), self.window, None, conv.stride, conv.padding)
+            seen = seen.round()  # Winograd and FFT, which a GPU may take, leave a trace where it is 0
             valid = (seen > 0).to(seen.dtype)
             ratio = valid * self.window.sum() / seen.clamp(min=1)
         spread = [m.expand(-1, c, -1, -1) for m, c in zip(mask.split(1, 1), self.in_channels, strict=True)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of the pipeline, to be mixed with mmcv's own; their randomness is numpy's global one."""
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,8 +11,10 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
+from carafe_plugin.upsamplers.base import require_choice
+
 from .images import list_images, read_image
-from .masks import random_box, random_strokes, read_mask
+from .masks import POLARITIES, random_box, random_strokes, read_mask
 
 
 def _generator() -> np.random.Generator:
@@ -91,14 +94,15 @@ class HoleFromFiles(BaseTransform):
 
     Raises:
         UserError: there is no mask.
+        ValueError: ``hole`` is neither.
     """
 
     def __init__(self, root: str, hole: str = 'white', file_list: str | None = None) -> None:
-        self.root, self.hole = Path(root), hole
+        self.root, self.hole = Path(root), require_choice('hole', hole, POLARITIES)
         self.names = list_images(root, file_list)
 
     def transform(self, results: dict) -> dict:
-        name = self.names[_generator().integers(len(self.names))].decode()
+        name = os.fsdecode(self.names[_generator().integers(len(self.names))])
         mask = read_mask(self.root / name, self.hole)
         size = results['img'].shape[1::-1]
         results['hole'] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of any kind come in, unreadable ones do not stop a run, and what is drawn can be drawn again."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 
 from carafe_plugin.engine.errors import UserError
 from carafe_plugin.engine.sampler import NumberedSampler
+from carafe_plugin.inpainting import CropResize, PackInpainting
 from carafe_plugin.inpainting.images import UnreadableImageError, list_images, read_image
 
 from .pictures import picture, write_pictures
@@ -80,6 +83,39 @@ def test_folders_are_nested_and_lists_name_files(tmp_path):
     assert [dataset[i]['data_samples']['paths'] for i in range(2)] == [
         str(tmp_path / name) for name in ('b/c/0.png', 'a/1.png')
     ]
+
+
+@pytest.mark.parametrize('name', [b'caf\xc3\xa9.png', b'caf\xe9.png'])
+def test_names_may_be_in_any_encoding(tmp_path, name):
+    write_pictures(tmp_path, 1)
+    os.rename(tmp_path / '0.png', tmp_path / os.fsdecode(name))
+    assert list_images(tmp_path).tolist() == [name]
+    path = build(tmp_path)[0]['data_samples']['paths']
+    assert os.fsencode(os.path.basename(path)) == name
+
+
+def test_crops_are_squares_of_the_image_at_its_own_scale():
+    image = picture(30, 40)
+    np.testing.assert_array_equal(
+        CropResize(20, 20, random=False).transform(dict(img=image))['img'], image[5:25, 10:30]
+    )
+    corners = set()
+    for _ in range(60):
+        cut = CropResize(28, 28).transform(dict(img=image))['img']
+        places = [(y, x) for y in range(3) for x in range(13) if (image[y : y + 28, x : x + 28] == cut).all()]
+        assert len(places) == 1
+        corners.add(places[0])
+    assert len(corners) > 20  # of 39
+    # Without a crop all of the short side is seen, at another scale.
+    flat = np.zeros((30, 40, 3), np.uint8)
+    flat[:15] = 200
+    half = CropResize(10).transform(dict(img=flat))['img']
+    np.testing.assert_array_equal(half[:, 0, 0], [200] * 5 + [0] * 5)
+
+
+def test_a_hole_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r'image of \(24, 32\) and hole of \(24, 31\) differ in size'):
+        PackInpainting().transform(dict(img=picture(), hole=np.ones((24, 31), np.uint8)))
 
 
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'list'])

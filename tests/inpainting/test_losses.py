@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from carafe_plugin.engine.errors import UserError
 from carafe_plugin.inpainting import VGGLoss
-from carafe_plugin.inpainting.losses import gan_loss, masked_l1, total_variation
+from carafe_plugin.inpainting.losses import _gram, gan_loss, masked_l1, total_variation
 
 
 def test_l1_is_a_mean_over_the_masked_pixels():
@@ -93,10 +93,17 @@ def test_features_are_those_of_vgg16(tmp_path):
     assert not loss.state_dict() and not list(loss.parameters())
 
 
-@pytest.mark.parametrize('kind', ['absent', 'other', 'no torchvision'])
+def test_style_stays_finite_in_mixed_precision():
+    features = torch.full((1, 2, 128, 128), 8.0, dtype=torch.float16)
+    with torch.autocast('cpu', torch.float16):
+        torch.testing.assert_close(_gram(features), torch.full((1, 2, 2), 32.0))  # of sums of 2**20
+
+
+@pytest.mark.parametrize('kind', ['absent', 'damaged', 'other', 'no torchvision'])
 def test_missing_weights_are_an_error_with_a_remedy(tmp_path, monkeypatch, kind):
     monkeypatch.setitem(sys.modules, 'torchvision', None)
     torch.save(dict(weight=torch.zeros(1)), tmp_path / 'other.pth')
+    (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'other.pth').read_bytes()[:99])
     weights = 'torchvision' if kind == 'no torchvision' else str(tmp_path / f'{kind}.pth')
     loss = VGGLoss(weights=weights)  # a test needs no weights
     with pytest.raises(UserError, match=r'model\.perceptual=None|is no VGG16 of torchvision'):

@@ -65,6 +65,10 @@ def test_mask_files_have_a_polarity(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / 'mask.png', 'black'), 1 - mask // 255)
     with pytest.raises(ValueError, match='white, black'):
         read_mask(tmp_path / 'mask.png', 'grey')
-    hole = TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path)))
-    result = hole(dict(img=np.zeros((16, 12, 3), np.uint8)))['hole']
-    np.testing.assert_array_equal(result, (mask // 255).repeat(2, 0).repeat(2, 1))
+    with pytest.raises(ValueError, match='white, black'):
+        TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path), hole='grey'))
+    enlarged = (mask // 255).repeat(2, 0).repeat(2, 1)
+    for polarity, expected in (('white', enlarged), ('black', 1 - enlarged)):
+        hole = TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path), hole=polarity))
+        result = hole(dict(img=np.zeros((16, 12, 3), np.uint8)))['hole']
+        np.testing.assert_array_equal(result, expected)

@@ -62,6 +62,9 @@ def test_against_scikit_image():
 def test_images_that_do_not_count():
     unharmed = sample(1, hole=np.zeros((40, 50), np.uint8))
     assert evaluate(sample(0), unharmed, {**sample(2), 'skipped': True}) == evaluate(sample(0))
+    metric = InpaintingMetric()
+    metric.process(None, [sample(0), unharmed, sample(1)])
+    assert len(metric.results) == 3  # or processes that merge theirs would take padding for images
     with pytest.raises(ValueError, match='no image with a hole'):
         evaluate(unharmed)
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generators, discriminators and the turns in which they are trained."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS
 
 from carafe_plugin.inpainting import (
@@ -53,6 +55,15 @@ def build(generator='GlobalLocalGenerator', upsampler=STOCK, *, gan=True, **opti
     return MODELS.build(dict(type='Inpainter', generator=cfg, weights=weights, **options)).train()
 
 
+class Autocast(OptimWrapper):
+    """Stands in for AmpOptimWrapper, which needs a GPU."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
 def needs_guide(upsampler):
     return upsampler is not STOCK and UPSAMPLERS.get(upsampler).needs_guide
 
@@ -90,6 +101,40 @@ def test_any_size_is_inpainted(generator, upsampler, size):
                 assert torch.equal(sample['result'], image)
             elif generator == 'PartialConvUNet':
                 assert (sample['result'] == 128).all()
+
+
+@pytest.mark.parametrize('generator', GENERATORS)
+@pytest.mark.parametrize('upsampler', [STOCK, 'carafe'])
+def test_one_type_gives_both_networks_mixed_precision(generator, upsampler):
+    steps = {}
+    for kind in (OptimWrapper, Autocast):
+        model = build(generator, upsampler)
+        wrappers = build_optim_wrapper(model, Config(dict(OPTIMIZERS, type=kind)))
+        assert all(type(wrappers[name]) is kind for name in ('generator', 'discriminator'))
+        steps[kind] = model.train_step(batch(), wrappers)
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    full, mixed = steps.values()
+    assert full.keys() == mixed.keys()
+    for name, value in full.items():
+        assert mixed[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.02)
+        assert name != 'discriminator_real' or mixed[name] != value
+
+
+@pytest.mark.parametrize('value', [0, 1])
+@pytest.mark.parametrize('generator', GENERATORS)
+def test_batches_without_a_hole_or_without_an_image_train(generator, value):
+    model = build(generator, 'carafe')
+    data = batch(hole=torch.full((1, 32, 32), value, dtype=torch.uint8))
+    logs = model.train_step(data, build_optim_wrapper(model, Config(OPTIMIZERS)))
+    assert all(loss.isfinite() for loss in logs.values())
+    assert (logs['loss_hole'] > 0) == value
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('size', [(1, 1), (32, 31)])
+def test_a_hole_of_another_size_is_refused(size):
+    with pytest.raises(ValueError, match=rf'image of \(3, 32, 32\) and hole of \(1, {size[0]}, {size[1]}\)'):
+        build().test_step(batch(hole=torch.ones(1, *size, dtype=torch.uint8)))
 
 
 @pytest.mark.parametrize('generator', GENERATORS)
@@ -132,6 +177,18 @@ def test_generator_is_judged_without_training_the_judge():
     model._adversarial_loss(images, holes).backward()
     assert images.grad.any()
     assert all(p.grad is None and p.requires_grad for p in model.discriminator.parameters())
+
+
+def test_two_discriminators_and_cross_entropy_train():
+    judge = dict(type='GlobalLocalDiscriminator', image_size=32, local_size=16, base_channels=4)
+    model = build(discriminator=judge, gan='vanilla')
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    logs = model.train_step(batch(), build_optim_wrapper(model, Config(OPTIMIZERS)))
+    # An offset before a norm has no gradient but rounding.
+    assert all(
+        not torch.equal(p, before[name]) for name, p in model.named_parameters() if name.endswith('weight')
+    )
+    assert logs['discriminator_real'] > 0 and logs['loss_adversarial'] > 0
 
 
 @pytest.mark.parametrize(

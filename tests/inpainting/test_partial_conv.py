@@ -47,6 +47,26 @@ def test_equals_ordinary_convolution_where_everything_is_valid():
     ordinary = F.conv2d(x, conv.conv.weight, conv.conv.bias)
     torch.testing.assert_close(out[..., 1:-1, 1:-1], ordinary)
     assert valid.all()
+    # At the border, padding counts as a hole.
+    inside = F.avg_pool2d(torch.ones(1, 1, 7, 8), 3, 1, 1)
+    border = F.conv2d(x, conv.conv.weight, padding=1) / inside + conv.conv.bias.view(-1, 1, 1)
+    torch.testing.assert_close(out, border)
+
+
+def test_rounding_in_the_count_of_valid_pixels_marks_none(monkeypatch):
+    torch.manual_seed(0)
+    conv, ordinary = PartialConv2d(3, 4, 3), F.conv2d
+    mask = (torch.rand(1, 1, 12, 12) < 0.05).float()
+    x = torch.randn(1, 3, 12, 12)
+    expected = conv(x, mask)
+
+    def inexact(x, weight, *arguments):  # as by Winograd's algorithm or FFT
+        out = ordinary(x, weight, *arguments)
+        return out + 1e-5 if weight is conv.window else out
+
+    monkeypatch.setattr(F, 'conv2d', inexact)
+    torch.testing.assert_close(conv(x, mask), expected, rtol=0, atol=0)
+    assert not expected[1].all()
 
 
 def test_hole_shrinks_by_half_a_window_each_time():

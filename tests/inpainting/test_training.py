@@ -163,7 +163,7 @@ def test_demo_refuses_the_checkpoint_of_another_model(tmp_path, data, image, fin
         (['model.generator.upsample_cfg.type=nothing'], "unknown upsampler 'nothing'"),
         (
             ['model.perceptual.type=VGGLoss', 'model.perceptual.weights=vgg.pth'],
-            'VGG16 weights vgg.pth do not exist',
+            'weights of VGG16: checkpoint vgg.pth does not exist; give its file',
         ),
     ],
 )

@@ -136,6 +136,7 @@ def test_a_ratio_leaves_out_what_is_not_defined_for_it(capsys):
     'argv, message',
     [
         (['--types', 'caraf'], "error: --types: unknown upsampler 'caraf'; known: a2u, bilinear"),
+        (['--types', 'stock'], "error: --types: unknown upsampler 'stock'; known: a2u, bilinear"),
         (['--types', 'a2u', '--scale-factor', '3'], 'error: a2u is defined for scale_factor=2 only, got 3'),
         (['nowhere.py'], 'error: config nowhere.py does not exist'),
         (['--channels', '6', '--types', 'dysample'], 'in_channels must be divisible by groups=4, got 6'),
@@ -165,5 +166,5 @@ def test_a_detector_costs_the_same_whatever_its_random_weights():
     seen = set()
     for seed in range(3):
         torch.manual_seed(seed)
-        seen.add(cost_table.detector_cost(cfg, copy.deepcopy(cfg.model), (64, 96)))
+        seen.add(cost_table.model_cost(cfg, copy.deepcopy(cfg.model), (64, 96)))
     assert len(seen) == 1

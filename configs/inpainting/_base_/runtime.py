@@ -24,4 +24,4 @@ env_cfg = dict(cudnn_benchmark=True)
 randomness = dict(seed=0)
 # Moving average of the weights: add
 #   custom_hooks = [dict(type='EMAHook', momentum=0.001)]
-# and validation, test and `ema_state_dict` of the checkpoints use it.
+# and validation, test and `state_dict` of the checkpoints use it.
