@@ -63,9 +63,7 @@ class InpaintingMetric(BaseMetric):
         for sample in data_samples:
             hole = sample['hole'][0] > 0
             if sample['skipped'] or not hole.any():
-                self.results.append(
-                    {}
-                )  # keeps the order in which the results of several processes are merged
+                self.results.append({})  # holds its place: several processes' results are merged in order
                 continue
             images = sample['result'].double(), sample['original'].double()
             row = {}
