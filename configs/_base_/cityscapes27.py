@@ -5,6 +5,7 @@ Label maps are the data set's own ``*_gtFine_labelIds.png``: 0 to 6 are void and
 the classes.
 """
 
+_base_ = './coarse27.py'
 classes = (
     *('road', 'sidewalk', 'parking', 'rail track', 'building', 'wall', 'fence', 'guard rail', 'bridge'),
     *('tunnel', 'pole', 'polegroup', 'traffic light', 'traffic sign', 'vegetation', 'terrain', 'sky'),
@@ -17,49 +18,23 @@ palette = [
     *([255, 0, 0], [0, 0, 142], [0, 0, 70], [0, 60, 100], [0, 0, 90], [0, 0, 110], [0, 80, 100]),
     *([0, 0, 230], [119, 11, 32]),
 ]
-to_coarse = dict(type='MapLabels', label_map=[255] * 7 + list(range(27)), num_classes=27)
+label_map = [255] * 7 + list(range(27))
+values = dict(label_map=label_map, scale=(2048, 1024), crop_size=(512, 1024))
+train_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.train_pipeline]
+test_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.test_pipeline]
+tta_transforms = [
+    [{key: values.get(key, step[key]) for key in step} for step in steps] for steps in _base_.tta_transforms
+]
+tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=tta_transforms)]
 dataset = dict(
-    type='BaseSegDataset',
     data_root='data/cityscapes',
     metainfo=dict(classes=classes, palette=palette),
     img_suffix='_leftImg8bit.png',
     seg_map_suffix='_gtFine_labelIds.png',
 )
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    to_coarse,
-    dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(512, 1024), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
-    dict(type='LoadAnnotations'),
-    to_coarse,
-    dict(type='PackSegInputs'),
-]
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations')],
-            [to_coarse],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
-]
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
         pipeline=train_pipeline,
@@ -67,10 +42,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
         pipeline=test_pipeline,
@@ -78,5 +49,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -5,6 +5,7 @@ Label maps are mmseg's (``*_labelTrainIds.png``, 171 labels): 12 groups of thing
 are the supercategories of COCO's own annotation files. Pixels without a label (255) are ignored.
 """
 
+_base_ = './coarse27.py'
 classes = (
     *('electronic', 'appliance', 'food thing', 'furniture thing', 'indoor', 'kitchen', 'accessory', 'animal'),
     *('outdoor', 'person', 'sports', 'vehicle', 'ceiling', 'floor', 'food stuff', 'furniture stuff'),
@@ -22,49 +23,22 @@ label_map = [
     *(25, 16, 21, 17, 22, 16, 21, 21, 25, 21, 26, 21, 24, 20, 17, 14, 21, 26, 15, 23, 20, 21, 24),
     *(15, 24, 22, 25, 15, 20, 17, 17, 22, 14, 18, 18, 18, 18, 18, 18, 18, 26, 26, 19, 19, 24),
 ]
-to_coarse = dict(type='MapLabels', label_map=label_map, num_classes=27)
+values = dict(label_map=label_map, scale=(2048, 512), crop_size=(512, 512))
+train_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.train_pipeline]
+test_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.test_pipeline]
+tta_transforms = [
+    [{key: values.get(key, step[key]) for key in step} for step in steps] for steps in _base_.tta_transforms
+]
+tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=tta_transforms)]
 dataset = dict(
-    type='BaseSegDataset',
     data_root='data/coco_stuff164k',
     metainfo=dict(classes=classes, palette=palette),
     img_suffix='.jpg',
     seg_map_suffix='_labelTrainIds.png',
 )
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    to_coarse,
-    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),
-    to_coarse,
-    dict(type='PackSegInputs'),
-]
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations')],
-            [to_coarse],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
-]
 train_dataloader = dict(
     batch_size=4,
     num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         data_prefix=dict(img_path='images/train2017', seg_map_path='annotations/train2017'),
         pipeline=train_pipeline,
@@ -72,10 +46,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         data_prefix=dict(img_path='images/val2017', seg_map_path='annotations/val2017'),
         pipeline=test_pipeline,
@@ -83,5 +53,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

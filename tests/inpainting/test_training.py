@@ -3,6 +3,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -141,6 +143,20 @@ def test_demo_refuses_a_mask_that_cannot_be(tmp_path, image, finished, capsys, m
         demo(finished, image, '--out', tmp_path / 'out', '--mask', tmp_path / 'mask.png')
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def test_demo_needs_no_other_toolbox(tmp_path, image, finished):
+    config, work_dir = finished
+    argv = ['demo.py', image, '--config', config, '--checkpoint', work_dir / 'iter_6.pth']
+    argv += ['--out', tmp_path / 'out', '--device', 'cpu']
+    code = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys(['mmdet', 'mmseg', 'pycocotools']))  # to import them fails
+sys.argv = {list(map(str, argv))}
+runpy.run_path('tools/demo.py', run_name='__main__')
+"""
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+    assert (tmp_path / 'out' / 'image.result.png').is_file()
 
 
 def test_demo_inpaints_a_single_pixel(tmp_path, finished):

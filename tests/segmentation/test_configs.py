@@ -149,8 +149,8 @@ def test_coarse_coco_classes_are_the_supercategories():
 
 def test_coarse_cityscapes_classes():
     cfg = Config.fromfile(CONFIGS / '_base_' / 'cityscapes27.py')
-    assert len(cfg.classes) == len(cfg.palette) == 27 and len(cfg.to_coarse.label_map) == 34
+    assert len(cfg.classes) == len(cfg.palette) == 27 and len(cfg.label_map) == 34
     # Of the label ids of the data set's own scripts: road 7, sky 23, caravan 29, bicycle 33; void below 7.
     for label, name in ((7, 'road'), (23, 'sky'), (29, 'caravan'), (33, 'bicycle')):
-        assert cfg.classes[cfg.to_coarse.label_map[label]] == name
-    assert set(cfg.to_coarse.label_map[:7]) == {255}
+        assert cfg.classes[cfg.label_map[label]] == name
+    assert set(cfg.label_map[:7]) == {255}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmdet.apis import init_detector
 
+from carafe_plugin.engine import det_demo
 from tests.engine.helpers import load_tool, write_coco, write_detector_config
 
 demo = load_tool('demo')
@@ -93,7 +94,7 @@ def test_ground_truth_of_a_coco_file(tmp_path):
     content['annotations'][1]['segmentation'] = dict(size=[4, 6], counts=[4, 2, 18])
     file, image = tmp_path / 'annotations.json', tmp_path / 'a' / '1.png'
     file.write_text(json.dumps(content))
-    truth = demo.GroundTruth(file, [image], ('cat', 'dog'))[image]
+    truth = det_demo.GroundTruth(file, [image], ('cat', 'dog'))[image]
     assert truth.labels.tolist() == [1, 2]  # dog, and the palette's entry for crowds
     assert truth.label_names == ['dog', 'cat (crowd)']
     assert truth.bboxes.tolist() == [[1, 1, 4, 3], [0, 0, 6, 4]]
@@ -102,7 +103,7 @@ def test_ground_truth_of_a_coco_file(tmp_path):
     crowd[:2, 1] = True  # counts run down the columns
     assert (truth.masks.numpy() == [dog, crowd]).all()
 
-    larger = demo.enlarge(truth, 2)
+    larger = det_demo.enlarge(truth, 2)
     assert larger.bboxes[0].tolist() == [2, 2, 8, 6]
     assert (larger.masks[0].numpy() == np.kron(dog, np.ones((2, 2), bool))).all()
 
