@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a detector or a segmentor over images and draw what it finds.
+"""Run a detector, a segmentor or an inpainter over images and draw what comes out.
 
 Every image gives OUT/NAME.png. With --ground-truth a picture has three columns: image, ground truth
 and prediction. With --grid all images go into one sheet, OUT/predictions.png, instead. What the model is,
-the scope of its config says.
+its config says; MMDetection and MMSegmentation are needed for their own configs alone.
 
 With an inpainting config a picture shows the image with its hole, the result and the original.
 """

@@ -87,15 +87,13 @@ def _check_present(paths: list[str], what: str, name: str) -> None:
 
 
 def _check_pair(image: str, label: str, dataset: BaseDataset, mapping: list) -> None:
-    with Image.open(image) as opened:
-        size = opened.size
-    with Image.open(label) as opened:
-        if opened.size != size:
-            raise UserError(
-                f'label map {label} is of {opened.size[0]} x {opened.size[1]} pixels, its image of '
-                f'{size[0]} x {size[1]}'
-            )
-        values = np.array(opened)
+    size, _ = _read(image, pixels=False)
+    label_size, values = _read(label)
+    if label_size != size:
+        raise UserError(
+            f'label map {label} is of {label_size[0]} x {label_size[1]} pixels, its image of '
+            f'{size[0]} x {size[1]}'
+        )
     if values.ndim != 2:
         raise UserError(f'label map {label} has {values.shape[-1]} channels, a label map has one')
     found = np.flatnonzero(np.bincount(values.ravel()))
@@ -115,3 +113,12 @@ def _check_pair(image: str, label: str, dataset: BaseDataset, mapping: list) -> 
             f'label map {label} holds label {wrong[0]}; the data set has {len(known)} classes, '
             f'{first} to {len(known) - 1 + first}, and {dataset.ignore_index} to ignore'
         )
+
+
+def _read(path: str, pixels: bool = True) -> tuple[tuple[int, int], np.ndarray | None]:
+    """Width and height of an image file, and its values where they are asked for."""
+    try:
+        with Image.open(path) as opened:
+            return opened.size, np.array(opened) if pixels else None
+    except OSError as error:  # cut off, or no image at all
+        raise UserError(f'{path} is not a readable image') from error

@@ -5,7 +5,7 @@ Label maps are the data set's own ``*_gtFine_labelIds.png``: 0 to 6 are void and
 the classes.
 """
 
-_base_ = './coarse27.py'
+_base_ = 'mmseg::_base_/datasets/cityscapes.py'
 classes = (
     *('road', 'sidewalk', 'parking', 'rail track', 'building', 'wall', 'fence', 'guard rail', 'bridge'),
     *('tunnel', 'pole', 'polegroup', 'traffic light', 'traffic sign', 'vegetation', 'terrain', 'sky'),
@@ -19,33 +19,18 @@ palette = [
     *([0, 0, 230], [119, 11, 32]),
 ]
 label_map = [255] * 7 + list(range(27))
-values = dict(label_map=label_map, scale=(2048, 1024), crop_size=(512, 1024))
-train_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.train_pipeline]
-test_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.test_pipeline]
-tta_transforms = [
-    [{key: values.get(key, step[key]) for key in step} for step in steps] for steps in _base_.tta_transforms
-]
-tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=tta_transforms)]
+to_coarse = dict(type='MapLabels', label_map=label_map, num_classes=27)
+# Data and loaders are mmseg's; the table comes behind the label maps.
+train_pipeline = [*_base_.train_pipeline[:2], to_coarse, *_base_.train_pipeline[2:]]
+test_pipeline = [*_base_.test_pipeline[:3], to_coarse, *_base_.test_pipeline[3:]]
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms.insert(3, [to_coarse])
 dataset = dict(
-    data_root='data/cityscapes',
+    type='BaseSegDataset',
     metainfo=dict(classes=classes, palette=palette),
     img_suffix='_leftImg8bit.png',
     seg_map_suffix='_gtFine_labelIds.png',
 )
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=2,
-    dataset=dict(
-        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
-        pipeline=train_pipeline,
-        **dataset,
-    ),
-)
-val_dataloader = dict(
-    dataset=dict(
-        data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
-        pipeline=test_pipeline,
-        **dataset,
-    ),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **dataset))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader

@@ -5,7 +5,7 @@ Label maps are mmseg's (``*_labelTrainIds.png``, 171 labels): 12 groups of thing
 are the supercategories of COCO's own annotation files. Pixels without a label (255) are ignored.
 """
 
-_base_ = './coarse27.py'
+_base_ = 'mmseg::_base_/datasets/coco-stuff164k.py'
 classes = (
     *('electronic', 'appliance', 'food thing', 'furniture thing', 'indoor', 'kitchen', 'accessory', 'animal'),
     *('outdoor', 'person', 'sports', 'vehicle', 'ceiling', 'floor', 'food stuff', 'furniture stuff'),
@@ -23,33 +23,18 @@ label_map = [
     *(25, 16, 21, 17, 22, 16, 21, 21, 25, 21, 26, 21, 24, 20, 17, 14, 21, 26, 15, 23, 20, 21, 24),
     *(15, 24, 22, 25, 15, 20, 17, 17, 22, 14, 18, 18, 18, 18, 18, 18, 18, 26, 26, 19, 19, 24),
 ]
-values = dict(label_map=label_map, scale=(2048, 512), crop_size=(512, 512))
-train_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.train_pipeline]
-test_pipeline = [{key: values.get(key, step[key]) for key in step} for step in _base_.test_pipeline]
-tta_transforms = [
-    [{key: values.get(key, step[key]) for key in step} for step in steps] for steps in _base_.tta_transforms
-]
-tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=tta_transforms)]
+to_coarse = dict(type='MapLabels', label_map=label_map, num_classes=27)
+# Data and loaders are mmseg's; the table comes behind the label maps.
+train_pipeline = [*_base_.train_pipeline[:2], to_coarse, *_base_.train_pipeline[2:]]
+test_pipeline = [*_base_.test_pipeline[:3], to_coarse, *_base_.test_pipeline[3:]]
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms.insert(3, [to_coarse])
 dataset = dict(
-    data_root='data/coco_stuff164k',
+    type='BaseSegDataset',
     metainfo=dict(classes=classes, palette=palette),
     img_suffix='.jpg',
     seg_map_suffix='_labelTrainIds.png',
 )
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
-    dataset=dict(
-        data_prefix=dict(img_path='images/train2017', seg_map_path='annotations/train2017'),
-        pipeline=train_pipeline,
-        **dataset,
-    ),
-)
-val_dataloader = dict(
-    dataset=dict(
-        data_prefix=dict(img_path='images/val2017', seg_map_path='annotations/val2017'),
-        pipeline=test_pipeline,
-        **dataset,
-    ),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **dataset))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader

@@ -83,6 +83,13 @@ def test_a_table_that_leaves_the_classes_is_told(data):
         check(data, [dict(type='MapLabels', label_map=[0, 2, 1], num_classes=2)])
 
 
+@pytest.mark.parametrize('file', ['images/b.jpg', 'labels/b.png'])
+def test_an_unreadable_file_is_named(data, file):
+    (data / file).write_bytes((data / file).read_bytes()[:20])
+    with pytest.raises(UserError, match=rf'{file} is not a readable image'):
+        check(data)
+
+
 def test_a_colour_picture_is_no_label_map(data):
     Image.new('RGB', (12, 8)).save(data / 'labels' / 'a.png')
     with pytest.raises(UserError, match=r'labels/a.png has 3 channels, a label map has one'):

@@ -2,6 +2,8 @@
 """Pictures of predictions, and of the ground truth beside them."""
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from mmdet.apis import init_detector
 
 from carafe_plugin.engine import det_demo
-from tests.engine.helpers import load_tool, write_coco, write_detector_config
+from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
 
 demo = load_tool('demo')
 PALETTE = [(0, 158, 115), (213, 94, 0)]
@@ -106,6 +108,17 @@ def test_ground_truth_of_a_coco_file(tmp_path):
     larger = det_demo.enlarge(truth, 2)
     assert larger.bboxes[0].tolist() == [2, 2, 8, 6]
     assert (larger.masks[0].numpy() == np.kron(dog, np.ones((2, 2), bool))).all()
+
+
+def test_each_config_needs_its_own_toolbox_alone():
+    """The tool, and what it imports for inpainting and for segmentation, with neither toolbox loaded."""
+    code = (
+        "import runpy, sys; runpy.run_path('tools/demo.py')\n"
+        'import carafe_plugin.engine.seg_demo, carafe_plugin.inpainting.demo\n'
+        "print(sorted({'mmdet', 'mmseg', 'pycocotools'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ['[]'], done.stdout + done.stderr
 
 
 def bad_inputs(setting, folder):

@@ -2,6 +2,7 @@
 """The demo, the pictures of tools/test.py and the training tool on a segmentation config."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -48,7 +49,9 @@ def test_training_reports_both_metrics(setting):
 
 
 @pytest.mark.parametrize('grid', [False, True])
-def test_demo(setting, tmp_path, capsys, grid):
+def test_demo(setting, tmp_path, capsys, monkeypatch, grid):
+    for name in {'mmdet', *(name for name in sys.modules if name.startswith('mmdet.'))}:
+        monkeypatch.setitem(sys.modules, name, None)  # it is not installed
     images = setting / 'shapes' / 'ade' / 'images' / 'validation'
     argv = [images, '--config', setting / 'config.py', '--checkpoint', setting / 'work' / 'iter_1.pth']
     argv += ['--out', tmp_path, '--ground-truth', setting / 'shapes' / 'ade' / 'annotations' / 'validation']
