@@ -77,7 +77,7 @@ struct Correlate {
         Vec<Acc> feature = load(features + offsets[t]);
         CARAFE_IN_REGISTER(feature);
         CARAFE_UNROLL
-        for (int phase = 0; phase < P; ++phase)
+        for (int phase = 0; phase < P; ++phase) 
           sum[t][phase] += feature * grad[phase];
       }
       features += feature_stride;
@@ -124,6 +124,7 @@ struct Correlate {
     const int64_t vectors = ceil_div(item.columns, n), size = weight_block_size<Acc>(p);
     const int64_t row_size = vectors * size;
     fill_zero(s.sums, rows * row_size);
+    fill_zero(s.features, p.block_channels * s.rows * width);
     for (int64_t first = item.first_channel; first < item.last_channel;
          first += p.block_channels) {
       int64_t count = item.last_channel - first;
