@@ -77,8 +77,10 @@ struct Correlate {
         Vec<Acc> feature = load(features + offsets[t]);
         CARAFE_IN_REGISTER(feature);
         CARAFE_UNROLL
-        for (int phase = 0; phase < P; ++phase) 
+        for (int phase = 0; phase < P; ++phase) {
           sum[t][phase] += feature * grad[phase];
+          CARAFE_IN_REGISTER(sum[t][phase]);
+        }
       }
       features += feature_stride;
       output += padded * n;

@@ -101,8 +101,10 @@ struct Reassemble {
           Vec<Acc> weight = load(weights + phase * n);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
-          for (int c = 0; c < C; ++c) 
+          for (int c = 0; c < C; ++c) {
             sum[c][phase] += feature[c] * weight;
+            CARAFE_IN_REGISTER(sum[c][phase]);
+          }
         }
         weights += padded * n;
       }

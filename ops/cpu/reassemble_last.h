@@ -56,11 +56,9 @@ struct ReassembleLast {
       int64_t kernel_size,
       int64_t row_stride,
       int64_t padded,
-      Vec<Acc> (&sum)[P][V]) {
+      Vec<Acc> (&result)[P][V]) {
     const int64_t k = K ? K : kernel_size;
-    for (int phase = 0; phase < P; ++phase)
-      for (int v = 0; v < V; ++v)
-        sum[phase][v] = Vec<Acc>{};
+    Vec<Acc> sum[P][V] = {};
     for (int64_t a = 0; a < k; ++a) {
       const Acc* tap = features + a * row_stride;
       for (int64_t b = 0; b < k; ++b, tap += V * n, weights += padded * n) {
@@ -75,11 +73,18 @@ struct ReassembleLast {
           Vec<Acc> weight = splat<Acc>(weights[phase * n]);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
-          for (int v = 0; v < V; ++v)
+          for (int v = 0; v < V; ++v) {
             sum[phase][v] += weight * feature[v];
+            CARAFE_IN_REGISTER(sum[phase][v]);
+          }
         }
       }
     }
+    CARAFE_UNROLL
+    for (int phase = 0; phase < P; ++phase)
+      CARAFE_UNROLL
+      for (int v = 0; v < V; ++v)
+        result[phase][v] = sum[phase][v];
   }
 
   static void run(const Params& p, int64_t begin, int64_t end, void* memory) {

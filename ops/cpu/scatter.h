@@ -105,8 +105,10 @@ struct Scatter {
           Vec<Acc> w = load(weight + t * padded * n);
           CARAFE_IN_REGISTER(w);
           CARAFE_UNROLL
-          for (int c = 0; c < C; ++c)
+          for (int c = 0; c < C; ++c) {
             sum[c][t] += grad[c] * w;
+            CARAFE_IN_REGISTER(sum[c][t]);
+          }
         }
       }
     }
