@@ -125,6 +125,7 @@ struct Correlate {
     const int64_t padded = padded_phases(p), width = p.step * s.plane;
     const int64_t vectors = ceil_div(item.columns, n), size = weight_block_size<Acc>(p);
     const int64_t row_size = vectors * size;
+    const bool ahead = asks_ahead(p);
     fill_zero(s.sums, rows * row_size);
     fill_zero(s.features, p.block_channels * s.rows * width);
     for (int64_t first = item.first_channel; first < item.last_channel;
@@ -140,10 +141,15 @@ struct Correlate {
         pack_output(
             s.output, p, item.image, first, count, item.first_row + row, item.first_column,
             item.columns, s.row);
-        for (int64_t v = 0; v < vectors; ++v)
+        for (int64_t v = 0; v < vectors; ++v) {
+          if (ahead && row + 1 < rows)
+            prefetch_output(
+                p, item.image, first, count, item.first_row + row + 1, item.first_column,
+                item.columns, v, vectors);
           accumulate(
               p, s, blocks, s.features + row * p.step * width + v * n,
               s.output + v * count * padded * n, s.sums + row * row_size + v * size, count);
+        }
       }
     }
     for (int64_t row = 0; row < rows; ++row) {

@@ -8,6 +8,24 @@ CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
   __builtin_memset(target, 0, size_t(count) * sizeof(Acc));
 }
 
+// Whether rows come from beyond the near caches, so that it pays to ask for them
+// while something else computes. (Always inline: GCC drops the call of a function
+// that does nothing but ask.)
+CARAFE_INLINE bool asks_ahead(const Params& p) {
+  return p.batch * p.channels * p.cells_h * p.cells_w * p.phases * p.phases *
+      element_size(p.output.dtype) > (8 << 20);
+}
+
+// Asks for a row that will be read, or written, soon. Nothing is asked of a strided one.
+template <bool write>
+CARAFE_INLINE void
+prefetch_row(const TensorView& tensor, int64_t offset, int64_t stride, int64_t count) {
+  const int64_t size = element_size(tensor.dtype);
+  const char* row = (const char*)tensor.data + offset * size;
+  for (int64_t byte = 0; stride == 1 && byte < count * size; byte += 64)
+    __builtin_prefetch(row + byte, write, 2); // as far as L2
+}
+
 // Neighbouring pixels to two phases of one vector of cells, and back.
 template <typename Acc>
 CARAFE_INLINE void load_pair(Acc* target, const Acc* source) { // [2, lanes], [2 * lanes]
@@ -239,6 +257,29 @@ void pack_feature_rows(
             to + c * channel_stride + a * width + begin, p.features,
             offset + c * stride[1] + a * stride[2] + begin * step, step, end - begin);
   }
+}
+
+// Asks for rows that pack_feature_rows will read for some of its channels.
+CARAFE_INLINE void prefetch_features(
+    const Params& p,
+    int64_t image,
+    int64_t channel,
+    int64_t channels,
+    int64_t y, // may lie outside the map
+    int64_t rows,
+    int64_t first,
+    int64_t cells) {
+  const int64_t* stride = p.features.stride;
+  const int64_t radius = p.kernel_size / 2;
+  const int64_t begin = first * p.step > radius ? first * p.step - radius : 0;
+  int64_t end = (first + cells - 1) * p.step + radius + 1;
+  end = end < p.in_w ? end : p.in_w;
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t a = y < 0 ? -y : 0; a < rows && y + a < p.in_h; ++a)
+      prefetch_row<false>(
+          p.features,
+          image * stride[0] + (channel + c) * stride[1] + (y + a) * stride[2] + begin * stride[3],
+          stride[3], end - begin);
 }
 
 // Hands out parts of a thread's scratch; with no base it only counts.

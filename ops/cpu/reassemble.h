@@ -176,6 +176,7 @@ struct Reassemble {
     const int64_t rows = item.last_row - item.first_row;
     const int64_t row_size = ceil_div(item.columns, n) * weight_block_size<Acc>(p);
     const int64_t width = p.step * s.plane;
+    const bool ahead = asks_ahead(p);
     for (int64_t row = 0; row < rows; ++row)
       pack_weights(
           s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
@@ -187,10 +188,18 @@ struct Reassemble {
       pack_feature_rows(
           s.features, s.rows * width, s.plane, p, item.image, channel, count,
           tap_position(item.first_row, p.step, 0, p.kernel_size / 2), used, item.first_column);
-      for (int64_t row = 0; row < rows; ++row)
+      for (int64_t row = 0; row < rows; ++row) {
+        // A share of the features of the next channels, while this row computes.
+        const int64_t share = row * used / rows, after = channel + count;
+        if (ahead && after + count <= item.last_channel)
+          prefetch_features(
+              p, item.image, after, count,
+              tap_position(item.first_row, p.step, share, p.kernel_size / 2),
+              (row + 1) * used / rows - share, item.first_column, item.columns);
         run_row(
             p, item, s, blocks, s.features + row * p.step * width,
             s.weights + row * row_size, item.first_row + row, channel, count);
+      }
       channel += count;
     }
   }

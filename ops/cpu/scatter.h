@@ -173,6 +173,10 @@ struct Scatter {
     const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
     const int64_t vectors = ceil_div(cells.columns, n);
     const int64_t slot_size = vectors * channels * padded * n;
+    const bool ahead = asks_ahead(p);
+    const int64_t* stride = p.features.stride;
+    const int64_t base = item.image * stride[0] + first_channel * stride[1] +
+        item.first_column * stride[3];
     int64_t packed = cells.first_row; // cell rows before this one are in the ring
     for (int64_t y = item.first_row; y < item.last_row; ++y) {
       const int64_t first = clip(first_cell(y, p.step, radius), p.cells_h);
@@ -184,6 +188,15 @@ struct Scatter {
       int64_t done = 0, written = 0; // channels summed, and of these in the features
       while (done < channels) {
         const int64_t count = channels - done >= kChannels ? kChannels : 1;
+        if (ahead) { // for the next row of cells, and for what this gather writes
+          if (packed < cells.last_row)
+            prefetch_output(
+                p, item.image, first_channel + done, count, packed, cells.first_column,
+                cells.columns, 0, 1);
+          for (int64_t c = done; c < done + count; ++c)
+            prefetch_row<true>(
+                p.features, base + c * stride[1] + y * stride[2], stride[3], item.columns);
+        }
         gather(p, s, cells, y, first, last, done, count, channels);
         for (int64_t i = 0; i < count; ++i, ++done) {
           add_columns(

@@ -249,3 +249,24 @@ void pack_output(
           base + c * stride[1] + q * stride[2], stride[3], p.phases, count, false,
           3 * stride[1], scratch);
 }
+
+// Asks for what pack_output will read: part `part` of `parts`, so that the lines
+// arrive between the computations.
+CARAFE_INLINE void prefetch_output(
+    const Params& p,
+    int64_t image,
+    int64_t channel,
+    int64_t channels,
+    int64_t row,
+    int64_t first,
+    int64_t count,
+    int64_t part,
+    int64_t parts) {
+  const int64_t* stride = p.output.stride;
+  const int64_t base = image * stride[0] + channel * stride[1] +
+      row * p.phases * stride[2] + first * p.phases * stride[3];
+  for (int64_t c = channels * part / parts; c < channels * (part + 1) / parts; ++c)
+    for (int64_t q = 0; q < p.phases; ++q)
+      prefetch_row<false>(
+          p.output, base + c * stride[1] + q * stride[2], stride[3], count * p.phases);
+}
