@@ -103,13 +103,13 @@ void store_channels(
   }
 }
 
-// First cell of the vector that holds cell `cell`, a multiple of the lanes. With
-// `overlap` the last vector is moved back to be a full one, where there are
-// enough cells: what lies in two vectors is computed twice, with equal results.
+// First cell of the vector for cell `cell`, a multiple of the lanes. The last vector
+// is moved back to be a full one, where there are enough cells: what lies in two
+// vectors is computed twice, with equal results.
 template <typename Acc>
-CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count, bool overlap) {
+CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count) {
   constexpr int n = kLanes<Acc>;
-  return overlap && cell + n > count && count >= n ? count - n : cell;
+  return cell + n > count && count >= n ? count - n : cell;
 }
 
 // A row of `count` cells, `phases` pixels each, from `offset` on, as vectors of
@@ -124,7 +124,6 @@ void pack_phases(
     int64_t stride, // of a pixel
     int64_t phases,
     int64_t count, // cells
-    bool overlap, // of the last two vectors
     int64_t ahead, // offset of the row that is packed next, for the prefetch
     Acc* row) { // scratch [ceil(count / lanes) * lanes * phases]
   constexpr int n = kLanes<Acc>;
@@ -136,7 +135,7 @@ void pack_phases(
         __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
       load_pair(target, source + 2 * cell);
     }
-    const int64_t start = vector_start<Acc>(cell, count, overlap);
+    const int64_t start = vector_start<Acc>(cell, count);
     if (start < cell && cell < count)
       return load_pair(target, source + 2 * start);
   }
@@ -147,7 +146,7 @@ void pack_phases(
   load_row(row, tensor, offset + cell * phases * stride, stride, rest * phases);
   fill_zero(row + rest * phases, padded - rest * phases);
   for (int64_t first = 0; first < rest; first += n, target += block_stride) {
-    const Acc* block = row + vector_start<Acc>(first, rest, overlap) * phases;
+    const Acc* block = row + vector_start<Acc>(first, rest) * phases;
     if (phases == 2) {
       load_pair(target, block);
       continue;

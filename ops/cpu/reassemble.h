@@ -180,7 +180,7 @@ struct Reassemble {
     for (int64_t row = 0; row < rows; ++row)
       pack_weights(
           s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
-          item.first_column, item.columns, s.row, true);
+          item.first_column, item.columns, s.row);
     fill_zero(s.features, kChannels * s.rows * width);
     for (int64_t channel = item.first_channel; channel < item.last_channel;) {
       const int64_t count = item.last_channel - channel >= kChannels ? kChannels : 1;
@@ -228,7 +228,7 @@ struct Reassemble {
     const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
     const int64_t size = stride[3] == 1 && pairs ? element_size(p.output.dtype) : 0;
     for (int64_t first = 0; first < item.columns; first += n) {
-      const int64_t cell = vector_start<Acc>(first, item.columns, true);
+      const int64_t cell = vector_start<Acc>(first, item.columns);
       char* pixels = (char*)p.output.data + (base + 2 * cell) * size; // if they lie together
       Target target{s.pixels + 2 * cell, 2 * pixel_row, pixel_row, true,
                     size ? pixels + 2 * n * size : nullptr, stride[1] * size, stride[2] * size};

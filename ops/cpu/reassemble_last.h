@@ -186,7 +186,9 @@ struct ReassembleLast {
       for (int64_t cell = 0; cell < item.columns; ++cell) {
         const int64_t local = row - item.first_row;
         const Acc* features = s.features + local * p.step * row_stride + cell * p.step * V * n;
-        const Acc* weights = s.weights + (local * vectors + cell / n) * size + cell % n;
+        const int64_t vector = cell / n;
+        const Acc* weights = s.weights + (local * vectors + vector) * size + cell -
+            vector_start<Acc>(vector * n, item.columns);
         const int64_t base = item.image * stride[0] + channel * stride[1];
         const auto pixel = [&](int64_t phase) { // offset of its first channel
           const int64_t q = p.phases == 2 ? phase >> 1 : phase / p.phases;
