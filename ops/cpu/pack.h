@@ -138,6 +138,16 @@ void pack_phases(
     const int64_t start = vector_start<Acc>(cell, count);
     if (start < cell && cell < count)
       return load_pair(target, source + 2 * start);
+    if (cell < count) { // too few for a vector
+      const int64_t low = 2 * count < n ? 2 * count : n;
+      Vec<Acc> even, odd;
+      deinterleave<Acc>(
+          load_part(source, low), load_part(source + low, 2 * count - low), even, odd,
+          AllLanes<Acc>{});
+      store(target, even);
+      store(target + n, odd);
+      return;
+    }
   }
   if (cell == count)
     return;
