@@ -47,7 +47,8 @@ CARAFE_INLINE Vec<T> splat(T value) {
 }
 
 // Keeps a value in a register. GCC would rather load it again for each of the
-// instructions that use it, which makes loads the limit with 256-bit vectors.
+// instructions that use it, which makes loads the limit with 256-bit vectors,
+// and would spill sums that fit.
 // Without FMA, SSE2 needs its registers for the products: there it would hurt.
 #if defined(__AVX2__)
 #define CARAFE_IN_REGISTER(value) __asm__("" : "+v"(value))
