@@ -28,9 +28,8 @@ CARAFE_INLINE Vec<float> widen(Words raw, Half) {
 // Round to nearest, ties to even; a NaN becomes the quiet one.
 CARAFE_INLINE Words narrow(Vec<float> value, BFloat16) {
   const Words raw = bits<Words>(value);
-  const Words nan = Words((raw & 0x7fffffff) > 0x7f800000u);
-  const Words rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
-  return (nan & 0x7fc0) | (~nan & rounded);
+  const Words rounded = raw + 0x7fff + ((raw >> 16) & 1);
+  return (value != value ? Words{} + 0x7fc00000u : rounded) >> 16;
 }
 CARAFE_INLINE Words narrow(Vec<float> value, Half) {
   const Words raw = bits<Words>(value);

@@ -147,8 +147,8 @@ struct Correlate {
                 p, item.image, first, count, item.first_row + row + 1, item.first_column,
                 item.columns, v, vectors);
           accumulate(
-              p, s, blocks, 
-                  s.features + row * p.step * width + vector_start<Acc>(v * n, item.columns),
+              p, s, blocks,
+              s.features + row * p.step * width + vector_start<Acc>(v * n, item.columns),
               s.output + v * count * padded * n, s.sums + row * row_size + v * size, count);
         }
       }

@@ -111,13 +111,22 @@ struct Reassemble {
     }
     if constexpr (P == 4)
       if (target.pixels) {
+        Vec<Acc> done[C][P];
+        CARAFE_UNROLL
+        for (int c = 0; c < C; ++c)
+          CARAFE_UNROLL
+          for (int phase = 0; phase < P; ++phase)
+            done[c][phase] = sum[c][phase];
+        // By way of memory, or the conversion takes registers from the loop above.
+        if constexpr (kIs16Bit<Out> && !kManyRegisters)
+          __asm__("" : "+m"(done));
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c)
           CARAFE_UNROLL
           for (int q = 0; q < 2; ++q)
             store_pair<Acc>(
-                (Out*)target.data + c * target.channel + q * target.row, sum[c][2 * q],
-                sum[c][2 * q + 1]);
+                (Out*)target.data + c * target.channel + q * target.row, done[c][2 * q],
+                done[c][2 * q + 1]);
         return;
       }
     CARAFE_UNROLL
