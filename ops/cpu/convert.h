@@ -28,9 +28,8 @@ CARAFE_INLINE Vec<float> widen(Words raw, Half) {
 // Round to nearest, ties to even; a NaN becomes the quiet one.
 CARAFE_INLINE Words narrow(Vec<float> value, BFloat16) {
   const Words raw = bits<Words>(value);
-  const Words nan = Words((raw & 0x7fffffff) > 0x7f800000u);
-  const Words rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
-  return (nan & 0x7fc0) | (~nan & rounded);
+  const Words rounded = raw + 0x7fff + ((raw >> 16) & 1);
+  return (value != value ? Words{} + 0x7fc00000u : rounded) >> 16;
 }
 CARAFE_INLINE Words narrow(Vec<float> value, Half) {
   const Words raw = bits<Words>(value);
@@ -172,18 +171,56 @@ void store_elements(S* target, const Acc* source, int64_t stride, int64_t count)
   }
 }
 
+// The first `count` lanes, at most all; zeros in the others.
+template <typename T>
+CARAFE_INLINE Vec<T> load_part(const T* source, int64_t count) {
+  T part[kLanes<T>] = {};
+  __builtin_memcpy(part, source, size_t(count) * sizeof(T));
+  return load(part);
+}
+#if defined(__AVX512BW__)
+CARAFE_INLINE Vec<float> load_part(const float* source, int64_t count) {
+  return bits<Vec<float>>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), source));
+}
+#endif
+
+// At most a vector.
+template <typename T>
+CARAFE_INLINE void copy_part(T* target, const T* source, int64_t count) {
+  __builtin_memcpy(target, source, size_t(count) * sizeof(T));
+}
+#if defined(__AVX512BW__)
+CARAFE_INLINE void copy_part(float* target, const float* source, int64_t count) {
+  const __mmask16 mask = __mmask16((1u << count) - 1);
+  _mm512_mask_storeu_ps(target, mask, _mm512_maskz_loadu_ps(mask, source));
+}
+#endif
+
 // As memcpy, for rows of a few vectors, where a call would take as long again.
 template <typename Acc>
 CARAFE_INLINE void copy_row(Acc* target, const Acc* source, int64_t count) {
   constexpr int n = kLanes<Acc>;
-  if (count < n) {
-    __builtin_memcpy(target, source, size_t(count) * sizeof(Acc));
-    return;
-  }
+  if (count < n)
+    return copy_part(target, source, count);
   for (int64_t i = 0; i + n < count; i += n)
     store(target + i, load(source + i));
   store(target + count - n, load(source + count - n)); // overlaps the one before
 }
+
+// The same from a row that was just stored in whole vectors: a load that spans two
+// of those stores would wait for both.
+template <typename Acc>
+CARAFE_INLINE void copy_fresh_row(Acc* target, const Acc* source, int64_t count) {
+  copy_row(target, source, count);
+}
+#if defined(__AVX512BW__)
+CARAFE_INLINE void copy_fresh_row(float* target, const float* source, int64_t count) {
+  constexpr int n = kLanes<float>;
+  for (; count > n; count -= n, target += n, source += n)
+    store(target, load(source));
+  copy_part(target, source, count);
+}
+#endif
 
 // target[i] = tensor[offset + i * stride]
 template <typename Acc>
@@ -220,7 +257,7 @@ void store_row(
     int64_t count) {
   void* data = tensor.data;
   if (is_dense<Acc>(tensor, stride)) {
-    copy_row((Acc*)data + offset, source, count);
+    copy_fresh_row((Acc*)data + offset, source, count);
     return;
   }
   switch (tensor.dtype) {

@@ -77,8 +77,10 @@ struct Correlate {
         Vec<Acc> feature = load(features + offsets[t]);
         CARAFE_IN_REGISTER(feature);
         CARAFE_UNROLL
-        for (int phase = 0; phase < P; ++phase)
+        for (int phase = 0; phase < P; ++phase) {
           sum[t][phase] += feature * grad[phase];
+          CARAFE_IN_REGISTER(sum[t][phase]);
+        }
       }
       features += feature_stride;
       output += padded * n;
@@ -123,7 +125,9 @@ struct Correlate {
     const int64_t padded = padded_phases(p), width = p.step * s.plane;
     const int64_t vectors = ceil_div(item.columns, n), size = weight_block_size<Acc>(p);
     const int64_t row_size = vectors * size;
+    const bool ahead = asks_ahead(p);
     fill_zero(s.sums, rows * row_size);
+    fill_zero(s.features, p.block_channels * s.rows * width);
     for (int64_t first = item.first_channel; first < item.last_channel;
          first += p.block_channels) {
       int64_t count = item.last_channel - first;
@@ -137,10 +141,16 @@ struct Correlate {
         pack_output(
             s.output, p, item.image, first, count, item.first_row + row, item.first_column,
             item.columns, s.row);
-        for (int64_t v = 0; v < vectors; ++v)
+        for (int64_t v = 0; v < vectors; ++v) {
+          if (ahead && row + 1 < rows)
+            prefetch_output(
+                p, item.image, first, count, item.first_row + row + 1, item.first_column,
+                item.columns, v, vectors);
           accumulate(
-              p, s, blocks, s.features + row * p.step * width + v * n,
+              p, s, blocks,
+              s.features + row * p.step * width + vector_start<Acc>(v * n, item.columns),
               s.output + v * count * padded * n, s.sums + row * row_size + v * size, count);
+        }
       }
     }
     for (int64_t row = 0; row < rows; ++row) {

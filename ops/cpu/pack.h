@@ -8,14 +8,22 @@ CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
   __builtin_memset(target, 0, size_t(count) * sizeof(Acc));
 }
 
-// Asks for a row that will be read soon: rows come from L2 or beyond, and packing
-// a short one waits longer than it copies. Nothing is asked of a strided one.
-static inline void
+// Whether rows come from beyond the near caches, so that it pays to ask for them
+// while something else computes. (Always inline: GCC drops the call of a function
+// that does nothing but ask.)
+CARAFE_INLINE bool asks_ahead(const Params& p) {
+  return p.batch * p.channels * p.cells_h * p.cells_w * p.phases * p.phases *
+      element_size(p.output.dtype) > (8 << 20);
+}
+
+// Asks for a row that will be read, or written, soon. Nothing is asked of a strided one.
+template <bool write>
+CARAFE_INLINE void
 prefetch_row(const TensorView& tensor, int64_t offset, int64_t stride, int64_t count) {
   const int64_t size = element_size(tensor.dtype);
   const char* row = (const char*)tensor.data + offset * size;
   for (int64_t byte = 0; stride == 1 && byte < count * size; byte += 64)
-    __builtin_prefetch(row + byte);
+    __builtin_prefetch(row + byte, write, 2); // as far as L2
 }
 
 // Neighbouring pixels to two phases of one vector of cells, and back.
@@ -27,12 +35,17 @@ CARAFE_INLINE void load_pair(Acc* target, const Acc* source) { // [2, lanes], [2
   store(target, even);
   store(target + n, odd);
 }
-template <typename Acc>
-CARAFE_INLINE void store_pair(Acc* target, Vec<Acc> even, Vec<Acc> odd) { // [2 * lanes]
-  Vec<Acc> low, high;
-  interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
-  store(target, low);
-  store(target + kLanes<Acc>, high);
+template <typename Acc, typename Out>
+CARAFE_INLINE void store_pair(Out* target, Vec<Acc> even, Vec<Acc> odd) { // [2 * lanes]
+  if constexpr (kIs16Bit<Out>) { // of float: a pair of pixels is one word
+    const Words pair = narrow(even, Out{}) | narrow(odd, Out{}) << 16;
+    __builtin_memcpy(target, &pair, sizeof pair);
+  } else {
+    Vec<Acc> low, high;
+    interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
+    store(target, low);
+    store(target + kLanes<Acc>, high);
+  }
 }
 
 // channels_last: one vector of channels of each pixel of a vector of pixels, to
@@ -90,30 +103,13 @@ void store_channels(
   }
 }
 
-// Two phases of one vector of cells to neighbouring 16-bit pixels.
+// First cell of the vector for cell `cell`, a multiple of the lanes. The last vector
+// is moved back to be a full one, where there are enough cells: what lies in two
+// vectors is computed twice, with equal results.
 template <typename Acc>
-void store_narrow_pair(const TensorView& tensor, int64_t offset, const Acc* source) { // [2, lanes]
-  if constexpr (sizeof(Acc) == 4) {
-    constexpr int n = kLanes<Acc>;
-    Vec<Acc> low, high;
-    interleave<Acc>(load(source), load(source + n), low, high, AllLanes<Acc>{});
-    if (tensor.dtype == Dtype::kHalf) {
-      store_narrow((Half*)tensor.data + offset, low);
-      store_narrow((Half*)tensor.data + offset + n, high);
-    } else {
-      store_narrow((BFloat16*)tensor.data + offset, low);
-      store_narrow((BFloat16*)tensor.data + offset + n, high);
-    }
-  }
-}
-
-// First cell of the vector that holds cell `cell`, a multiple of the lanes. With
-// `overlap` the last vector is moved back to be a full one, where there are
-// enough cells: what lies in two vectors is computed twice, with equal results.
-template <typename Acc>
-CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count, bool overlap) {
+CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count) {
   constexpr int n = kLanes<Acc>;
-  return overlap && cell + n > count && count >= n ? count - n : cell;
+  return cell + n > count && count >= n ? count - n : cell;
 }
 
 // A row of `count` cells, `phases` pixels each, from `offset` on, as vectors of
@@ -128,7 +124,6 @@ void pack_phases(
     int64_t stride, // of a pixel
     int64_t phases,
     int64_t count, // cells
-    bool overlap, // of the last two vectors
     int64_t ahead, // offset of the row that is packed next, for the prefetch
     Acc* row) { // scratch [ceil(count / lanes) * lanes * phases]
   constexpr int n = kLanes<Acc>;
@@ -140,9 +135,19 @@ void pack_phases(
         __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
       load_pair(target, source + 2 * cell);
     }
-    const int64_t start = vector_start<Acc>(cell, count, overlap);
+    const int64_t start = vector_start<Acc>(cell, count);
     if (start < cell && cell < count)
       return load_pair(target, source + 2 * start);
+    if (cell < count) { // too few for a vector
+      const int64_t low = 2 * count < n ? 2 * count : n;
+      Vec<Acc> even, odd;
+      deinterleave<Acc>(
+          load_part(source, low), load_part(source + low, 2 * count - low), even, odd,
+          AllLanes<Acc>{});
+      store(target, even);
+      store(target + n, odd);
+      return;
+    }
   }
   if (cell == count)
     return;
@@ -151,7 +156,7 @@ void pack_phases(
   load_row(row, tensor, offset + cell * phases * stride, stride, rest * phases);
   fill_zero(row + rest * phases, padded - rest * phases);
   for (int64_t first = 0; first < rest; first += n, target += block_stride) {
-    const Acc* block = row + vector_start<Acc>(first, rest, overlap) * phases;
+    const Acc* block = row + vector_start<Acc>(first, rest) * phases;
     if (phases == 2) {
       load_pair(target, block);
       continue;
@@ -170,7 +175,7 @@ CARAFE_INLINE void unpack_vectors(
     int64_t phases) {
   constexpr int n = kLanes<Acc>;
   if (phases == 2)
-    return store_pair(target, load(source), load(source + n));
+    return store_pair<Acc>(target, load(source), load(source + n));
   if (phases == 1)
     return store(target, load(source));
   for (int64_t phase = 0; phase < phases; ++phase)
@@ -206,41 +211,9 @@ CARAFE_INLINE int64_t tap_offset(int64_t tap, int64_t step, int64_t plane) {
   return tap % step * plane + tap / step;
 }
 
-// One feature row for cells first .. first+cells-1, zeros outside the map.
-template <typename Acc>
-void pack_features(
-    Acc* target, // [step, plane]
-    int64_t plane,
-    const Params& p,
-    int64_t image,
-    int64_t channel,
-    int64_t y, // may lie outside the map
-    int64_t first) {
-  if (y < 0 || y >= p.in_h)
-    return fill_zero(target, p.step * plane);
-  const int64_t* stride = p.features.stride;
-  const int64_t radius = p.kernel_size / 2;
-  const int64_t base = image * stride[0] + channel * stride[1] + y * stride[2];
-  for (int64_t residue = 0; residue < p.step; ++residue, target += plane) {
-    // element l holds column (first + l) * step + residue - radius
-    const int64_t origin = first * p.step + residue - radius;
-    int64_t begin = origin < 0 ? ceil_div(-origin, p.step) : 0;
-    int64_t end = ceil_div(p.in_w - origin, p.step);
-    begin = begin < plane ? begin : plane;
-    end = end < plane ? end : plane;
-    end = end > begin ? end : begin;
-    fill_zero(target, begin);
-    load_row(
-        target + begin,
-        p.features,
-        base + (origin + begin * p.step) * stride[3],
-        p.step * stride[3],
-        end - begin);
-    fill_zero(target + end, plane - end);
-  }
-}
-
-// The same for `channels` channels, rows a = 0 .. rows-1 from y on.
+// Feature rows y .. y+rows-1 of some channels, for the cells from `first` on.
+// Elements outside the map are left as they are: the caller cleared them, once
+// for all the channels of an item.
 template <typename Acc>
 void pack_feature_rows(
     Acc* target, // [channels, channel_stride], of which [rows, step, plane] are packed
@@ -250,51 +223,72 @@ void pack_feature_rows(
     int64_t image,
     int64_t channel,
     int64_t channels,
-    int64_t y,
+    int64_t y, // may lie outside the map, as may all up to y + rows
     int64_t rows,
     int64_t first) {
   constexpr int n = kLanes<Acc>;
   const int64_t* stride = p.features.stride;
   const int64_t width = p.step * plane, radius = p.kernel_size / 2;
-  int64_t c = 0;
-  if (stride[1] == 1)
-    for (; c + n <= channels; c += n, target += n * channel_stride)
-      for (int64_t a = 0; a < rows; ++a)
-        for (int64_t residue = 0; residue < p.step; ++residue)
-          for (int64_t l = 0; l < plane; l += n) {
-            const int64_t x = (first + l) * p.step + residue - radius; // of lane 0
-            const bool inside = y + a >= 0 && y + a < p.in_h;
-            const int64_t begin = x < 0 ? ceil_div(-x, p.step) : 0;
-            const int64_t end = inside ? ceil_div(p.in_w - x, p.step) : 0;
+  const int64_t first_row = y < 0 ? -y : 0;
+  const int64_t last_row = p.in_h - y < rows ? p.in_h - y : rows;
+  const int64_t step = p.step * stride[3];
+  for (int64_t residue = 0; residue < p.step; ++residue) {
+    // element l holds column origin + l * step
+    const int64_t origin = first * p.step + residue - radius;
+    const int64_t begin = origin < 0 ? ceil_div(-origin, p.step) : 0;
+    int64_t end = ceil_div(p.in_w - origin, p.step);
+    end = end < plane ? end : plane;
+    if (begin >= end)
+      continue;
+    const int64_t offset = image * stride[0] + channel * stride[1] + y * stride[2] +
+        origin * stride[3];
+    Acc* to = target + residue * plane;
+    int64_t c = 0;
+    if (stride[1] == 1) // channels_last
+      for (; c + n <= channels; c += n)
+        for (int64_t a = first_row; a < last_row; ++a)
+          for (int64_t l = 0; l < end; l += n)
             load_channels(
-                target + a * width + residue * plane + l, channel_stride, p.features,
-                image * stride[0] + (channel + c) * stride[1] + (y + a) * stride[2] +
-                    x * stride[3],
-                p.step * stride[3], begin, end < n ? end : n);
-          }
-  for (; c < channels; ++c, target += channel_stride)
-    for (int64_t a = 0; a < rows; ++a)
-      pack_features(target + a * width, plane, p, image, channel + c, y + a, first);
+                to + c * channel_stride + a * width + l, channel_stride, p.features,
+                offset + c + a * stride[2] + l * step, step, begin > l ? begin - l : 0,
+                end - l < n ? end - l : n);
+    if (is_dense<Acc>(p.features, step)) {
+      const Acc* from = (const Acc*)p.features.data + offset + begin;
+      for (; c < channels; ++c)
+        for (int64_t a = first_row; a < last_row; ++a)
+          copy_row(
+              to + c * channel_stride + a * width + begin, from + c * stride[1] + a * stride[2],
+              end - begin);
+    }
+    for (; c < channels; ++c)
+      for (int64_t a = first_row; a < last_row; ++a)
+        load_row(
+            to + c * channel_stride + a * width + begin, p.features,
+            offset + c * stride[1] + a * stride[2] + begin * step, step, end - begin);
+  }
 }
 
-// Asks for a feature row that will be packed soon, as pack_features does.
-static inline void prefetch_features(
+// Asks for rows that pack_feature_rows will read for some of its channels.
+CARAFE_INLINE void prefetch_features(
     const Params& p,
     int64_t image,
     int64_t channel,
-    int64_t y,
+    int64_t channels,
+    int64_t y, // may lie outside the map
+    int64_t rows,
     int64_t first,
     int64_t cells) {
-  if (y < 0 || y >= p.in_h)
-    return;
   const int64_t* stride = p.features.stride;
   const int64_t radius = p.kernel_size / 2;
-  int64_t begin = first * p.step - radius, end = (first + cells) * p.step + radius;
-  begin = begin < 0 ? 0 : begin;
+  const int64_t begin = first * p.step > radius ? first * p.step - radius : 0;
+  int64_t end = (first + cells - 1) * p.step + radius + 1;
   end = end < p.in_w ? end : p.in_w;
-  prefetch_row(
-      p.features, image * stride[0] + channel * stride[1] + y * stride[2] + begin, stride[3],
-      end - begin);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t a = y < 0 ? -y : 0; a < rows && y + a < p.in_h; ++a)
+      prefetch_row<false>(
+          p.features,
+          image * stride[0] + (channel + c) * stride[1] + (y + a) * stride[2] + begin * stride[3],
+          stride[3], end - begin);
 }
 
 // Hands out parts of a thread's scratch; with no base it only counts.

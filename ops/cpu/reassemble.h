@@ -47,16 +47,30 @@ struct Reassemble {
     p.scratch_bytes = arena.used;
   }
 
-  // Where a block of C channels and P phases leaves its sums.
+  // Where a block of C channels and P phases leaves its sums: two rows of
+  // neighbouring pixels of any type, or vectors of one phase.
   struct Target {
-    Acc* data;
+    void* data;
     int64_t channel, row; // strides
-    bool pixels; // two rows of neighbouring pixels, else vectors of one phase
+    bool pixels;
+    // Two rows of output pixels that will be written soon, null if they do not lie
+    // together: their lines arrive while the block computes.
+    const char* lines;
+    int64_t line_channel, line_row; // strides in bytes
   };
+
+  template <typename Out>
+  CARAFE_INLINE void prefetch_lines(const char* lines, int64_t row) {
+    CARAFE_UNROLL
+    for (int byte = 0; byte < 2 * n * int(sizeof(Out)); byte += 64) {
+      __builtin_prefetch(lines + byte, 1);
+      __builtin_prefetch(lines + row + byte, 1);
+    }
+  }
 
   // One vector of cells, C channels, P phases of all. K > 0 fixes the kernel
   // size, of the up map only.
-  template <int K, int C, int P>
+  template <int K, int C, int P, typename Out>
   static void block(
       const Acc* features, // [C, rows, step * plane], from the first tap on
       const Acc* weights, // [k * k, padded phases, lanes]
@@ -70,6 +84,9 @@ struct Reassemble {
     Vec<Acc> sum[C][P] = {};
     for (int64_t a = 0; a < k; ++a) {
       const Acc* tap_row = features + a * width;
+      // A few at a time: asked for together they would keep the loads waiting.
+      for (int64_t c = a; target.lines && c < C; c += k)
+        prefetch_lines<Out>(target.lines + c * target.line_channel, target.line_row);
       _Pragma("GCC unroll 5")
       for (int64_t b = 0; b < k; ++b) {
         const Acc* tap = tap_row + (K ? b : tap_offset(b, p.step, plane));
@@ -84,43 +101,68 @@ struct Reassemble {
           Vec<Acc> weight = load(weights + phase * n);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
-          for (int c = 0; c < C; ++c)
+          for (int c = 0; c < C; ++c) {
             sum[c][phase] += feature[c] * weight;
+            CARAFE_IN_REGISTER(sum[c][phase]);
+          }
         }
         weights += padded * n;
       }
     }
     if constexpr (P == 4)
       if (target.pixels) {
+        Vec<Acc> done[C][P];
+        CARAFE_UNROLL
+        for (int c = 0; c < C; ++c)
+          CARAFE_UNROLL
+          for (int phase = 0; phase < P; ++phase)
+            done[c][phase] = sum[c][phase];
+        // By way of memory, or the conversion takes registers from the loop above.
+        if constexpr (kIs16Bit<Out> && !kManyRegisters)
+          __asm__("" : "+m"(done));
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c)
           CARAFE_UNROLL
           for (int q = 0; q < 2; ++q)
-            store_pair(
-                target.data + c * target.channel + q * target.row, sum[c][2 * q], sum[c][2 * q + 1]);
+            store_pair<Acc>(
+                (Out*)target.data + c * target.channel + q * target.row, done[c][2 * q],
+                done[c][2 * q + 1]);
         return;
       }
     CARAFE_UNROLL
     for (int c = 0; c < C; ++c)
       CARAFE_UNROLL
       for (int phase = 0; phase < P; ++phase)
-        store(target.data + c * target.channel + phase * n, sum[c][phase]);
+        store((Acc*)target.data + c * target.channel + phase * n, sum[c][phase]);
   }
 
   using Block = void (*)(
       const Acc*, const Acc*, const Target&, const Params&, int64_t, int64_t, int64_t);
+  using Blocks = Block[2][2]; // to scratch or to the output; for one channel or more
 
-  template <int C>
+  template <int C, typename Out>
   static Block choose(const Params& p) {
     const bool five = p.kernel_size == 5 && p.step == 1;
     switch (phase_block(p)) {
       case 1:
-        return block<0, C, 1>;
+        return block<0, C, 1, Acc>;
       case 3:
-        return block<0, C, 3>;
+        return block<0, C, 3, Acc>;
       default:
-        return five ? block<5, C, 4> : block<0, C, 4>;
+        return five ? block<5, C, 4, Out> : block<0, C, 4, Out>;
     }
+  }
+
+  // The block that writes the output's dtype, where it can.
+  template <int C>
+  static Block choose_direct(const Params& p) {
+    if constexpr (sizeof(Acc) == 4) {
+      if (p.output.dtype == Dtype::kHalf)
+        return choose<C, Half>(p);
+      if (p.output.dtype == Dtype::kBFloat16)
+        return choose<C, BFloat16>(p);
+    }
+    return choose<C, Acc>(p);
   }
 
   static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
@@ -128,7 +170,9 @@ struct Reassemble {
       return ReassembleLast<Acc>::run(p, begin, end, memory);
     Arena arena{uintptr_t(memory)};
     const Scratch scratch(p, arena);
-    const Block blocks[2] = {choose<1>(p), choose<kChannels>(p)};
+    const Blocks blocks = {
+        {choose<1, Acc>(p), choose<kChannels, Acc>(p)},
+        {choose_direct<1>(p), choose_direct<kChannels>(p)}};
     for (int64_t index = begin; index < end; ++index)
       run_item(p, item_at(p, index), scratch, blocks);
   }
@@ -137,14 +181,16 @@ struct Reassemble {
       const Params& p,
       const Item& item,
       const Scratch& s,
-      const Block* blocks) {
+      const Blocks& blocks) {
     const int64_t rows = item.last_row - item.first_row;
     const int64_t row_size = ceil_div(item.columns, n) * weight_block_size<Acc>(p);
     const int64_t width = p.step * s.plane;
+    const bool ahead = asks_ahead(p);
     for (int64_t row = 0; row < rows; ++row)
       pack_weights(
           s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
-          item.first_column, item.columns, s.row, true);
+          item.first_column, item.columns, s.row);
+    fill_zero(s.features, kChannels * s.rows * width);
     for (int64_t channel = item.first_channel; channel < item.last_channel;) {
       const int64_t count = item.last_channel - channel >= kChannels ? kChannels : 1;
       const int64_t used = (rows - 1) * p.step + p.kernel_size;
@@ -152,16 +198,15 @@ struct Reassemble {
           s.features, s.rows * width, s.plane, p, item.image, channel, count,
           tap_position(item.first_row, p.step, 0, p.kernel_size / 2), used, item.first_column);
       for (int64_t row = 0; row < rows; ++row) {
-        // A share of the features of the next channels, while this row computes;
-        // of one short vector a row, asking would take longer than waiting.
-        const int64_t next = item.columns > n ? channel + 2 * count : 0;
-        for (int64_t a = row * used / rows; a < (row + 1) * used / rows; ++a)
-          for (int64_t c = channel + count; c < next && c < item.last_channel; ++c)
-            prefetch_features(
-                p, item.image, c, tap_position(item.first_row, p.step, a, p.kernel_size / 2),
-                item.first_column, item.columns);
+        // A share of the features of the next channels, while this row computes.
+        const int64_t share = row * used / rows, after = channel + count;
+        if (ahead && after + count <= item.last_channel)
+          prefetch_features(
+              p, item.image, after, count,
+              tap_position(item.first_row, p.step, share, p.kernel_size / 2),
+              (row + 1) * used / rows - share, item.first_column, item.columns);
         run_row(
-            p, item, s, blocks[count > 1], s.features + row * p.step * width,
+            p, item, s, blocks, s.features + row * p.step * width,
             s.weights + row * row_size, item.first_row + row, channel, count);
       }
       channel += count;
@@ -172,7 +217,7 @@ struct Reassemble {
       const Params& p,
       const Item& item,
       const Scratch& s,
-      Block block,
+      const Blocks& blocks,
       const Acc* features, // [count, rows, step * plane], from the first tap on
       const Acc* weights, // [vectors, k * k, padded phases, lanes]
       int64_t row,
@@ -185,37 +230,34 @@ struct Reassemble {
         row * p.phases * stride[2] + item.first_column * p.phases * stride[3];
     // Full vectors of pixels that lie together go straight out, all else through
     // a row of pixels.
-    const bool dense = is_dense<Acc>(p.output, stride[3]);
-    const bool narrow = stride[3] == 1 && sizeof(Acc) == 4 && element_size(p.output.dtype) == 2;
-    const bool direct = (dense || narrow) && p.phases == 2 && item.columns >= n;
+    const bool pairs = p.phases == 2;
+    const bool direct = pairs && stride[3] == 1 && item.columns >= n &&
+        (sizeof(Acc) == 4 || p.output.dtype == Dtype::kDouble);
+    const Block block = blocks[direct][count > 1];
     const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
-    const int64_t size = stride[3] == 1 ? element_size(p.output.dtype) : 0;
+    const int64_t size = stride[3] == 1 && pairs ? element_size(p.output.dtype) : 0;
     for (int64_t first = 0; first < item.columns; first += n) {
-      const int64_t cell = vector_start<Acc>(first, item.columns, true);
-      for (int64_t c = 0; c < count; ++c) // the lines arrive while the block computes
-        for (int64_t q = 0; q < p.phases; ++q)
-          prefetch_write(
-              (char*)p.output.data +
-                  (base + c * stride[1] + q * stride[2] + cell * p.phases) * size,
-              n * p.phases * size);
-      if (direct && dense) {
-        const Target target{(Acc*)p.output.data + base + 2 * cell, stride[1], stride[2], true};
+      const int64_t cell = vector_start<Acc>(first, item.columns);
+      char* pixels = (char*)p.output.data + (base + 2 * cell) * size; // if they lie together
+      Target target{s.pixels + 2 * cell, 2 * pixel_row, pixel_row, true,
+                    size ? pixels + 2 * n * size : nullptr, stride[1] * size, stride[2] * size};
+      if (direct) {
+        target.data = pixels;
+        target.channel = stride[1];
+        target.row = stride[2];
+      }
+      if (pairs) {
         block(features + cell, weights, target, p, s.plane, channel_stride, padded);
       } else {
         for (int64_t phase = 0; phase < padded; phase += take) {
-          const Target target{s.output + phase * n, padded * n, 0, false};
-          block(features + cell, weights + phase * n, target, p, s.plane, channel_stride, padded);
+          const Target vectors{s.output + phase * n, padded * n, 0, false, nullptr, 0, 0};
+          block(features + cell, weights + phase * n, vectors, p, s.plane, channel_stride, padded);
         }
         for (int64_t c = 0; c < count; ++c)
-          for (int64_t q = 0; q < p.phases; ++q) {
-            const Acc* source = s.output + (c * padded + q * p.phases) * n;
-            if (direct) // 16 bits
-              store_narrow_pair(
-                  p.output, base + c * stride[1] + q * stride[2] + 2 * cell, source);
-            else
-              unpack_vectors(
-                  s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases, source, p.phases);
-          }
+          for (int64_t q = 0; q < p.phases; ++q)
+            unpack_vectors(
+                s.pixels + (c * p.phases + q) * pixel_row + cell * p.phases,
+                s.output + (c * padded + q * p.phases) * n, p.phases);
       }
       weights += weight_block_size<Acc>(p);
     }
@@ -226,10 +268,5 @@ struct Reassemble {
         store_row(
             p.output, base + c * stride[1] + q * stride[2], stride[3],
             s.pixels + (c * p.phases + q) * pixel_row, item.columns * p.phases);
-  }
-
-  CARAFE_INLINE void prefetch_write(const char* target, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += 64)
-      __builtin_prefetch(target + byte, 1);
   }
 };

@@ -56,11 +56,9 @@ struct ReassembleLast {
       int64_t kernel_size,
       int64_t row_stride,
       int64_t padded,
-      Vec<Acc> (&sum)[P][V]) {
+      Vec<Acc> (&result)[P][V]) {
     const int64_t k = K ? K : kernel_size;
-    for (int phase = 0; phase < P; ++phase)
-      for (int v = 0; v < V; ++v)
-        sum[phase][v] = Vec<Acc>{};
+    Vec<Acc> sum[P][V] = {};
     for (int64_t a = 0; a < k; ++a) {
       const Acc* tap = features + a * row_stride;
       for (int64_t b = 0; b < k; ++b, tap += V * n, weights += padded * n) {
@@ -75,11 +73,18 @@ struct ReassembleLast {
           Vec<Acc> weight = splat<Acc>(weights[phase * n]);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
-          for (int v = 0; v < V; ++v)
+          for (int v = 0; v < V; ++v) {
             sum[phase][v] += weight * feature[v];
+            CARAFE_IN_REGISTER(sum[phase][v]);
+          }
         }
       }
     }
+    CARAFE_UNROLL
+    for (int phase = 0; phase < P; ++phase)
+      CARAFE_UNROLL
+      for (int v = 0; v < V; ++v)
+        result[phase][v] = sum[phase][v];
   }
 
   static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
@@ -181,7 +186,9 @@ struct ReassembleLast {
       for (int64_t cell = 0; cell < item.columns; ++cell) {
         const int64_t local = row - item.first_row;
         const Acc* features = s.features + local * p.step * row_stride + cell * p.step * V * n;
-        const Acc* weights = s.weights + (local * vectors + cell / n) * size + cell % n;
+        const int64_t vector = cell / n;
+        const Acc* weights = s.weights + (local * vectors + vector) * size + cell -
+            vector_start<Acc>(vector * n, item.columns);
         const int64_t base = item.image * stride[0] + channel * stride[1];
         const auto pixel = [&](int64_t phase) { // offset of its first channel
           const int64_t q = p.phases == 2 ? phase >> 1 : phase / p.phases;

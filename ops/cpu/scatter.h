@@ -82,8 +82,10 @@ struct Scatter {
   // the feature row.
   template <int C, int T>
   static void block(
-      const Acc* const* outputs, // [rows] of [C, padded phases, lanes]
-      const Acc* const* weights, // [rows] of [T, padded phases, lanes]
+      const Acc* const* outputs, // [rows] of [C, padded phases, lanes], from output_offset on
+      int64_t output_offset,
+      const Acc* const* weights, // [rows] of [T, padded phases, lanes], from weight_offset on
+      int64_t weight_offset,
       Acc* sums, // [C, k, sum_width], of the first tap and vector
       int64_t rows,
       int64_t padded,
@@ -91,8 +93,8 @@ struct Scatter {
       int64_t k) {
     Vec<Acc> sum[C][T] = {};
     for (int64_t row = 0; row < rows; ++row) {
-      const Acc* output = outputs[row];
-      const Acc* weight = weights[row];
+      const Acc* output = outputs[row] + output_offset;
+      const Acc* weight = weights[row] + weight_offset;
       for (int64_t phase = 0; phase < padded; ++phase, output += n, weight += n) {
         Vec<Acc> grad[C];
         CARAFE_UNROLL
@@ -105,8 +107,10 @@ struct Scatter {
           Vec<Acc> w = load(weight + t * padded * n);
           CARAFE_IN_REGISTER(w);
           CARAFE_UNROLL
-          for (int c = 0; c < C; ++c)
+          for (int c = 0; c < C; ++c) {
             sum[c][t] += grad[c] * w;
+            CARAFE_IN_REGISTER(sum[c][t]);
+          }
         }
       }
     }
@@ -118,7 +122,8 @@ struct Scatter {
   }
 
   using Block = void (*)(
-      const Acc* const*, const Acc* const*, Acc*, int64_t, int64_t, int64_t, int64_t);
+      const Acc* const*, int64_t, const Acc* const*, int64_t, Acc*, int64_t, int64_t, int64_t,
+      int64_t);
 
   static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
     Arena arena{uintptr_t(memory)};
@@ -171,6 +176,13 @@ struct Scatter {
     const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
     const int64_t vectors = ceil_div(cells.columns, n);
     const int64_t slot_size = vectors * channels * padded * n;
+    const int64_t size = weight_block_size<Acc>(p);
+    const bool ahead = asks_ahead(p);
+    const int64_t* stride = p.features.stride;
+    const int64_t base = item.image * stride[0] + first_channel * stride[1] +
+        item.first_column * stride[3];
+    const bool direct = p.step == 1 && s.kept == 1 && item.columns >= n &&
+        is_dense<Acc>(p.features, stride[3]);
     int64_t packed = cells.first_row; // cell rows before this one are in the ring
     for (int64_t y = item.first_row; y < item.last_row; ++y) {
       const int64_t first = clip(first_cell(y, p.step, radius), p.cells_h);
@@ -179,11 +191,34 @@ struct Scatter {
         pack_output(
             s.ring + packed % k * slot_size, p, item.image, first_channel, channels, packed,
             cells.first_column, cells.columns, s.row);
+      int64_t rows = 0; // of cells, that reach this feature row
+      for (int64_t row = first; row < last; ++row, ++rows) {
+        const int64_t a = y + radius - row * p.step;
+        s.output_rows[rows] = s.ring + row % k * slot_size;
+        s.weight_rows[rows] = s.weights +
+            (row - cells.first_row) * vectors * size + a * k * padded * n;
+      }
       int64_t done = 0, written = 0; // channels summed, and of these in the features
       while (done < channels) {
         const int64_t count = channels - done >= kChannels ? kChannels : 1;
-        gather(p, s, cells, y, first, last, done, count, channels);
+        if (ahead) { // for the next row of cells, and for what this gather writes
+          if (packed < cells.last_row)
+            prefetch_output(
+                p, item.image, first_channel + done, count, packed, cells.first_column,
+                cells.columns, 0, 1);
+          for (int64_t c = done; c < done + count; ++c)
+            prefetch_row<true>(
+                p.features, base + c * stride[1] + y * stride[2], stride[3], item.columns);
+        }
+        gather(p, s, cells.columns, rows, done, count, channels);
         for (int64_t i = 0; i < count; ++i, ++done) {
+          if (direct) {
+            add_columns(
+                p, item, s, cells,
+                (Acc*)p.features.data + base + done * stride[1] + y * stride[2],
+                s.sums + i * k * s.sum_width);
+            continue;
+          }
           add_columns(
               p, item, s, cells, s.target + (done - written) * s.target_width,
               s.sums + i * k * s.sum_width);
@@ -199,28 +234,20 @@ struct Scatter {
   static void gather(
       const Params& p,
       const Scratch& s,
-      const Cells& cells,
-      int64_t y,
-      int64_t first,
-      int64_t last,
+      int64_t columns, // of cells
+      int64_t rows,
       int64_t channel, // within the ring
       int64_t count,
       int64_t channels) {
-    const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
-    const int64_t vectors = ceil_div(cells.columns, n);
+    const int64_t k = p.kernel_size, padded = padded_phases(p);
     const int64_t size = weight_block_size<Acc>(p);
-    for (int64_t v = 0; v < vectors; ++v)
+    for (int64_t v = 0; v * n < columns; ++v)
       for (int64_t b = 0; b < k;) {
         const int64_t taps = k - b == 7 ? 4 : k - b < 5 ? k - b : 5;
-        Acc* sums = s.sums + b * s.sum_width + s.margin + v * n;
-        int64_t rows = 0;
-        for (int64_t row = first; row < last; ++row, ++rows) {
-          const int64_t a = y + radius - row * p.step;
-          s.output_rows[rows] = s.ring + ((row % k * vectors + v) * channels + channel) * padded * n;
-          s.weight_rows[rows] = s.weights + ((row - cells.first_row) * vectors + v) * size +
-              (a * k + b) * padded * n;
-        }
-        choose(count, taps)(s.output_rows, s.weight_rows, sums, rows, padded, s.sum_width, k);
+        Acc* sums = s.sums + b * s.sum_width + s.margin + vector_start<Acc>(v * n, columns);
+        choose(count, taps)(
+            s.output_rows, (v * channels + channel) * padded * n, s.weight_rows,
+            v * size + b * padded * n, sums, rows, padded, s.sum_width, k);
         b += taps;
       }
   }
@@ -239,13 +266,14 @@ struct Scatter {
       const Item& item,
       const Scratch& s,
       const Cells& cells,
-      Acc* target, // [columns]
+      Acc* target, // [columns], or a vector where there are fewer
       const Acc* sums) { // [k, sum_width]
     const int64_t k = p.kernel_size, radius = k / 2;
     // feature column x is cell (x + radius - b) / step, tap b
     if (p.step == 1) {
       const Acc* source = sums + s.margin + item.first_column + radius - cells.first_column;
-      for (int64_t x = 0; x < item.columns; x += n) {
+      for (int64_t first = 0; first < item.columns; first += n) {
+        const int64_t x = vector_start<Acc>(first, item.columns);
         Vec<Acc> sum = load(source + x);
         for (int64_t b = 1; b < k; ++b)
           sum += load(source + b * s.sum_width - b + x);

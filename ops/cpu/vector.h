@@ -47,7 +47,8 @@ CARAFE_INLINE Vec<T> splat(T value) {
 }
 
 // Keeps a value in a register. GCC would rather load it again for each of the
-// instructions that use it, which makes loads the limit with 256-bit vectors.
+// instructions that use it, which makes loads the limit with 256-bit vectors,
+// and would spill sums that fit.
 // Without FMA, SSE2 needs its registers for the products: there it would hurt.
 #if defined(__AVX2__)
 #define CARAFE_IN_REGISTER(value) __asm__("" : "+v"(value))
@@ -131,6 +132,19 @@ struct ExpTraits<double> {
   static constexpr double kSmallest = -708.;
 };
 
+// At compile time: GCC left the divisions in the loop over vectors.
+template <typename T>
+struct Factorials {
+  T inverse[ExpTraits<T>::kDegree + 1] = {};
+  constexpr Factorials() {
+    T factorial = 1;
+    for (int i = 0; i <= ExpTraits<T>::kDegree; ++i) {
+      factorial *= i ? T(i) : T(1);
+      inverse[i] = T(1) / factorial;
+    }
+  }
+};
+
 // exp(x) for x <= 0; 0 below the smallest normal result; NaN stays NaN.
 template <typename T>
 CARAFE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
@@ -139,16 +153,11 @@ CARAFE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   const Vec<T> shifted = x * T(1.44269504088896340736) + Traits::kRound;
   const Vec<T> n = shifted - Traits::kRound;
   const Vec<T> r = (x - n * Traits::kLn2High) - n * Traits::kLn2Low;
-  T factorial = 1;
-  T inverse[Traits::kDegree + 1];
-  for (int i = 0; i <= Traits::kDegree; ++i) {
-    factorial *= i ? T(i) : T(1);
-    inverse[i] = T(1) / factorial;
-  }
-  Vec<T> sum = splat<T>(inverse[Traits::kDegree]);
+  constexpr Factorials<T> factorials;
+  Vec<T> sum = splat<T>(factorials.inverse[Traits::kDegree]);
   CARAFE_UNROLL
   for (int i = Traits::kDegree - 1; i >= 0; --i)
-    sum = sum * r + inverse[i];
+    sum = sum * r + factorials.inverse[i];
   // The low bits of `shifted` hold n as an integer.
   const Vec<Int> exponent = bits<Vec<Int>>(shifted) -
       bits<Vec<Int>>(splat<T>(Traits::kRound)) + Int(Traits::kBias);

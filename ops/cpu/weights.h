@@ -79,7 +79,6 @@ void pack_logits(
     int64_t row,
     int64_t first,
     int64_t count,
-    bool overlap, // of the last two vectors
     Acc* scratch) { // [max(entries * phases^2, padded row)]
   constexpr int n = kLanes<Acc>;
   const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
@@ -89,11 +88,11 @@ void pack_logits(
       logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
       row * stride[2] + first * stride[3];
   const bool last = stride[1] < stride[3]; // channels_last: a cell's logits lie together
-  if (padded != phases2 || (last && count % n))
+  if (padded != phases2 || (last && count < n))
     fill_zero(target, ceil_div(count, n) * size);
   if (last) {
     for (int64_t block = 0; block < count; block += n, target += size) {
-      const int64_t cell = vector_start<Acc>(block, count, overlap);
+      const int64_t cell = vector_start<Acc>(block, count);
       for (int64_t lane = 0; lane < n && cell + lane < count; ++lane) {
         const int64_t at = base + (cell + lane) * stride[3];
         load_row(scratch, p.masks, at, stride[1], entries * phases2);
@@ -110,7 +109,7 @@ void pack_logits(
       load_row(scratch, p.masks, base + (t * phases2 + phase) * stride[1], stride[3], count);
       Acc* to = target + (t * padded + phase) * n;
       for (int64_t block = 0; block < count; block += n, to += size)
-        store(to, load(scratch + vector_start<Acc>(block, count, overlap)));
+        store(to, load(scratch + vector_start<Acc>(block, count)));
     }
 }
 
@@ -124,14 +123,13 @@ void pack_weights(
     int64_t row,
     int64_t first,
     int64_t count,
-    Acc* scratch, // [max(entries * phases^2, padded row)]
-    bool overlap = false) { // of the last two vectors
+    Acc* scratch) { // [max(entries * phases^2, padded row)]
   constexpr int n = kLanes<Acc>;
   const int64_t padded = padded_phases(p), block = weight_block_size<Acc>(p);
   const int64_t entries = p.kernel_size * p.kernel_size;
   const int64_t blocks = ceil_div(count, n);
   if (p.softmax) {
-    pack_logits(target, p, image, group, row, first, count, overlap, scratch);
+    pack_logits(target, p, image, group, row, first, count, scratch);
     for (int64_t b = 0; b < blocks; ++b)
       softmax_block(target + b * block, entries, padded);
     return;
@@ -151,7 +149,6 @@ void pack_weights(
           stride[3],
           p.phases,
           count,
-          overlap,
           phase_row + 1 < p.phases ? stride[2] : stride[1] - phase_row * stride[2],
           scratch);
 }
@@ -174,7 +171,8 @@ void unpack_weights(
   const int64_t* stride = target.stride;
   const int64_t size = entries * padded * n;
   if (!p.softmax) {
-    for (int64_t cell = 0; cell < count; cell += n, source += size)
+    for (int64_t block = 0; block < count; block += n, source += size) {
+      const int64_t cell = vector_start<Acc>(block, count);
       for (int64_t t = 0; t < entries; ++t)
         for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
           unpack_phases(
@@ -187,6 +185,7 @@ void unpack_weights(
               p.phases,
               count - cell < n ? count - cell : n,
               scratch);
+    }
     return;
   }
   const int64_t base = image * stride[0] +
@@ -194,7 +193,8 @@ void unpack_weights(
       row * stride[2] + first * stride[3];
   if (stride[1] < stride[3]) { // channels_last
     for (int64_t cell = 0; cell < count; ++cell) {
-      const Acc* from = source + cell / n * size + cell % n;
+      const int64_t block = cell / n;
+      const Acc* from = source + block * size + cell - vector_start<Acc>(block * n, count);
       for (int64_t t = 0; t < entries; ++t)
         for (int64_t phase = 0; phase < phases2; ++phase)
           scratch[t * phases2 + phase] = from[(t * padded + phase) * n];
@@ -206,7 +206,7 @@ void unpack_weights(
     for (int64_t phase = 0; phase < phases2; ++phase) {
       const Acc* from = source + (t * padded + phase) * n;
       for (int64_t block = 0; block < count; block += n, from += size)
-        store(scratch + block, load(from));
+        store(scratch + vector_start<Acc>(block, count), load(from));
       store_row(
           target, base + (t * phases2 + phase) * stride[1], stride[3], scratch, count);
     }
@@ -235,17 +235,40 @@ void pack_output(
   int64_t c = 0;
   if (stride[1] == 1)
     for (; c + n <= channels; c += n)
-      for (int64_t cell = 0; cell < count; cell += n)
+      for (int64_t block = 0; block < count; block += n) {
+        const int64_t cell = vector_start<Acc>(block, count);
         for (int64_t phase = 0; phase < used; ++phase)
           load_channels(
-              target + cell / n * block_stride + (c * padded + phase) * n, padded * n, p.output,
+              target + block / n * block_stride + (c * padded + phase) * n, padded * n, p.output,
               base + c + phase / p.phases * stride[2] +
                   (cell * p.phases + phase % p.phases) * stride[3],
               p.phases * stride[3], 0, count - cell < n ? count - cell : n);
+      }
   for (; c < channels; ++c)
     for (int64_t q = 0; q < p.phases; ++q)
       pack_phases(
           target + (c * padded + q * p.phases) * n, block_stride, p.output,
-          base + c * stride[1] + q * stride[2], stride[3], p.phases, count, false,
+          base + c * stride[1] + q * stride[2], stride[3], p.phases, count,
           3 * stride[1], scratch);
+}
+
+// Asks for what pack_output will read: part `part` of `parts`, so that the lines
+// arrive between the computations.
+CARAFE_INLINE void prefetch_output(
+    const Params& p,
+    int64_t image,
+    int64_t channel,
+    int64_t channels,
+    int64_t row,
+    int64_t first,
+    int64_t count,
+    int64_t part,
+    int64_t parts) {
+  const int64_t* stride = p.output.stride;
+  const int64_t base = image * stride[0] + channel * stride[1] +
+      row * p.phases * stride[2] + first * p.phases * stride[3];
+  for (int64_t c = channels * part / parts; c < channels * (part + 1) / parts; ++c)
+    for (int64_t q = 0; q < p.phases; ++q)
+      prefetch_row<false>(
+          p.output, base + c * stride[1] + q * stride[2], stride[3], count * p.phases);
 }
