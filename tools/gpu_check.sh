@@ -1,21 +1,29 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Prove and measure the CUDA operators on this machine: build, tests, sanitizers, benchmarks.
-# Needs a GPU, nvcc, and a Python with torch, numpy and pytest: PYTHON=... tools/gpu_check.sh [--dry-run]
+# Needs a GPU, nvcc, and a Python with torch, numpy, pytest and setuptools: PYTHON=... tools/gpu_check.sh [--dry-run] [STEP...]
 # Results: benchmarks/<name of the GPU>/, check.json and check.md beside what tools/benchmark.py writes.
-# TORCH_CUDA_ARCH_LIST chooses other targets than this GPU's own.
+# TORCH_CUDA_ARCH_LIST chooses other targets than this GPU's own. Steps (all, unless some are named):
+# build environment load tests memcheck racecheck synccheck benchmark-op benchmark-module
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 dry=0
-case "${1:-}" in
---dry-run) dry=1 ;;
-'') ;;
-*)
-    sed -n '3,6s/^# //p' "$0" >&2
-    exit 2
-    ;;
-esac
+if [ "${1:-}" = --dry-run ]; then
+    dry=1
+    shift
+fi
+known=$(sed -n '7s/^# //p' tools/gpu_check.sh)
+wanted=${*:-$known}
+for title in $wanted; do
+    case " $known " in
+    *" $title "*) ;;
+    *)
+        sed -n '3,7s/^# //p' tools/gpu_check.sh >&2
+        exit 2
+        ;;
+    esac
+done
 
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" CARAFE_NATIVE=1 CARAFE_CUDA=1
@@ -40,6 +48,7 @@ failed=0
 step() { # step NAME COMMAND...: run it, note how it went
     local title=$1 start=$SECONDS result=passed
     shift
+    case " $wanted " in *" $title "*) ;; *) return ;; esac
     echo "== $title: $*"
     if [ "$dry" = 1 ]; then return; fi
     "$@" 2>&1 | tee "$logs/$title.log"
@@ -56,12 +65,14 @@ note() { # note NAME RESULT SECONDS LAST_LINE
 
 step build "$python" setup.py build_ext --inplace
 step environment "$python" -m carafe_plugin.env
+# Where the library does not load the tests below would all be skipped, and pass.
+step load "$python" -c 'from carafe_plugin.ops import _native as n; assert "cuda" in n.loaded, n.why_not("cuda")'
 tests=(tests/ops/test_native.py tests/ops/test_registrations.py tests/ops/test_cuda.py)
 step tests "$python" -m pytest "${tests[@]}" -k cuda -p no:cacheprovider
 # Every family of kernels, small: the sanitizers slow them down a hundredfold.
 small=(tests/ops/test_native.py -k 'cuda and (dtypes_and_layouts or nan_weight)' -p no:cacheprovider)
-for tool in memcheck racecheck; do
-    if [ "$dry" = 1 ] || command -v compute-sanitizer >/dev/null; then
+for tool in memcheck racecheck synccheck; do
+    if [ "$dry" = 1 ] || ! [[ " $wanted " = *" $tool "* ]] || command -v compute-sanitizer >/dev/null; then
         step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest "${small[@]}"
     else
         note "$tool" 'not run' 0 'compute-sanitizer is not found'
@@ -87,6 +98,9 @@ facts = {
     'commit': git.stdout.strip() or 'unknown',
 }
 folder = pathlib.Path(out)
+kept = json.loads((folder / 'check.json').read_text()) if (folder / 'check.json').exists() else {}
+if {**kept, 'steps': None} == {**facts, 'steps': None}:  # steps of an earlier run, not done again in this one
+    steps = [s for s in kept['steps'] if s['step'] not in [new['step'] for new in steps]] + steps
 (folder / 'check.json').write_text(json.dumps({**facts, 'steps': steps}, indent=1) + '\n')
 lines = ['# tools/gpu_check.sh', '', *(f'- {key}: {value}' for key, value in facts.items()), '']
 lines += ['| step | result | seconds | last line |', '|---|---|---|---|']

@@ -36,8 +36,8 @@ DEFAULT_SIZES = dict(
 #: The plain PyTorch forms are slow and compile for minutes: they run here only.
 FORMS_AT = 'p4'
 FORMS = ('unfold+einsum', 'slices')
-#: On CUDA launches take longer than these maps: graphs are replayed.
-GRAPH_AT = ('p4', 'p5')
+#: On CUDA a call from Python can take longer than these maps: graphs are replayed.
+GRAPH_AT = tuple(size for size in SIZES if size not in ('p2', 'roi512'))
 
 
 @dataclass

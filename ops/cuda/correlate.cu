@@ -90,6 +90,7 @@ __global__ void __launch_bounds__(kPlanarThreads, 3) correlate_planar_kernel(con
       }
   }
 
+  wait_copies<0>(); // the last ones, of zeros, land where sums may go
   float total[K * K];
 #pragma unroll
   for (int phase = 0; phase < S * S; ++phase) {

@@ -93,6 +93,7 @@ int launch(
     const Arguments&... arguments) {
   if (blocks > INT32_MAX)
     return cudaErrorInvalidConfiguration;
+  cudaGetLastError(); // an earlier call's error is not this one's
   if (shared_bytes > (48 << 10)) {
     const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
     const int error = cudaFuncSetAttribute(kernel, attribute, int(shared_bytes));
@@ -142,6 +143,8 @@ CARAFE_DEVICE void store(void* data, int64_t offset, Dtype dtype, Acc value) {
 
 CARAFE_DEVICE float exponential(float x) { return expf(x); }
 CARAFE_DEVICE double exponential(double x) { return exp(x); }
+
+constexpr int64_t kMostShared = 64 << 10; // bytes of shared memory that every device gives a block
 
 // The host's copy of a run-time Dtype question.
 inline bool is_16_bit(Dtype dtype) { return dtype == Dtype::kHalf || dtype == Dtype::kBFloat16; }

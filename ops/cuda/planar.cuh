@@ -178,7 +178,9 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
       t.feature_width = cut(t.margin + width + radius, chunk) * chunk;
       t.pitch = width + cut(t.feature_width - width, kBanks) * kBanks;
       const int copied_rows = slots * kPlanarThreads / slices / (t.feature_width / chunk);
-      t.height = int(min_of(min_of(lanes / width, in_h), copied_rows - 2 * radius));
+      // A quarter of the shared memory is left to an OutputPipe.
+      const int shared_rows = int(kMostShared / 4 * 3 / int(sizeof(float)) / (kStages * slices * t.pitch));
+      t.height = int(min_of(min_of(lanes / width, in_h), min_of(copied_rows, shared_rows) - 2 * radius));
       if (t.height < 1)
         continue;
       t.columns = cut(in_w, t.width);

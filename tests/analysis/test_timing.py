@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics and verdicts on made-up samples; no clock is asked."""
 
+import contextlib
 import random
 
 import pytest
@@ -72,6 +73,42 @@ def test_a_failing_case_leaves_the_others():
     timings, failed = measure(dict(good=lambda: None, bad=broken), 'cpu', seconds=0.001)
     assert failed == dict(bad='RuntimeError: no kernel')
     assert list(timings) == ['good'] and len(timings['good'].samples) >= 7
+
+
+def test_every_call_on_cuda_runs_on_the_stream_that_is_timed(monkeypatch):
+    """A stand-in for CUDA: a call elsewhere would run beside the timed ones."""
+    streams, calls = [None], []
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Event:
+        def __init__(self, enable_timing):
+            pass
+
+        def record(self):
+            assert streams[-1] is not None
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 0.1
+
+    @contextlib.contextmanager
+    def stream(own):
+        streams.append(own)
+        yield
+        streams.pop()
+
+    for name, value in dict(
+        Stream=Stream, Event=Event, stream=stream, current_stream=lambda: None, synchronize=lambda: None
+    ).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    timings, failed = measure({n: lambda n=n: calls.append((n, streams[-1])) for n in 'ab'}, 'cuda', 0.01)
+    assert not failed and timings['a'].median == pytest.approx(0.1 / 10)
+    assert len(set(calls)) == 2 and None not in [own for _, own in calls]
 
 
 def test_peak_memory_counts_what_is_freed_again():

@@ -125,6 +125,19 @@ def test_small_maps_are_cut_finer(emulator):
         assert kernels == expected_kernels
 
 
+def test_tiny_and_narrow_maps(emulator):
+    """The sums of a tiny tile reach into the ring of copies; a tall one fills the shared memory."""
+    sizes = (5, 1, 2, False)
+    for shape, orders in (((1, 16, 1, 3), (0, 1, 6, 8)), ((1, 16, 40, 1), (2,))):
+        for dtype in (torch.float32, torch.bfloat16):
+            for order in orders:
+                inputs = make_inputs(shape, *sizes, dtype)
+                kernels = compare(
+                    emulator, inputs, sizes, TOLERANCE[dtype], 'planar', order=order, multiprocessors=132
+                )
+                assert 'correlate_planar_sliced' in kernels
+
+
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_any_strides(emulator, layout):
     """The kernel that is chosen suits the layout; slices are neither aligned nor dense."""

@@ -2,8 +2,9 @@
 // The second version of ops/cuda/device.h: runs the CUDA kernels on the CPU, to
 // prove their logic, not to be fast. Threads are fibers, resumed in an order that
 // the caller permutes: a missing barrier gives another result in some order.
-// Shared memory starts as NaN, asynchronous copies happen only when they are
-// waited for, and global accesses must be aligned and inside a known tensor.
+// Shared memory starts as NaN, asynchronous copies happen when they are waited for,
+// or in permuted orders at any time before, and global accesses must be aligned and
+// inside a known tensor.
 #pragma once
 
 #include <cmath>
