@@ -24,6 +24,14 @@ CARAFE_DEVICE void softmax_backward(
     gradient[t] = w[t][0] * (gradient[t] - dot);
 }
 
+template <int K, typename T>
+CARAFE_DEVICE void store_entries(const WeightView& g, int64_t offset, const float* gradient) {
+  T* target = static_cast<T*>(g.data) + offset;
+#pragma unroll
+  for (int t = 0; t < K * K; ++t, target += g.entry)
+    store_element(target, g.dtype, gradient[t]);
+}
+
 template <int K, int S>
 CARAFE_DEVICE void
 write_gradient(const Problem& p, const Block& block, int y, int x, int phase, float* gradient) {
@@ -32,9 +40,10 @@ write_gradient(const Problem& p, const Block& block, int y, int x, int phase, fl
   const WeightView& g = p.grad_weights;
   const int64_t offset =
       weight_offset(g, block, y, x) + phase / S * g.phase_row + phase % S * g.phase_column;
-#pragma unroll
-  for (int t = 0; t < K * K; ++t)
-    store(g.data, offset + t * g.entry, g.dtype, gradient[t]);
+  if (g.dtype == Dtype::kFloat)
+    store_entries<K, float>(g, offset, gradient);
+  else
+    store_entries<K, uint16_t>(g, offset, gradient);
 }
 
 // A thread owns a cell and its K*K*S*S sums; the gradient of the output comes

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
         if (from >= 0 && from < rows)
           sum += sums[i * size + from * width + column];
       }
-      store(target, 0, p.features.dtype, sum);
+      store_element(target, p.features.dtype, sum);
     }
     target += p.features.stride[1];
   }
