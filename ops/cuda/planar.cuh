@@ -200,13 +200,21 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
   return false;
 }
 
-// Blocks for `splits` of the channels, enough of them to fill the device.
-inline int
-choose_splits(const Problem& p, int64_t blocks, int64_t blocks_per_processor, int64_t least_channels) {
-  const int64_t wanted = ceil_div(p.multiprocessors * blocks_per_processor, blocks > 0 ? blocks : 1);
-  const int64_t most = p.group_channels() / least_channels;
-  const int64_t splits = wanted < most ? wanted : most;
-  return int(splits > 1 ? splits : 1);
+// Into how many blocks the channels of each of some tiles are split, where a
+// processor holds `resident` blocks: the least time by whole waves of blocks, each
+// of which takes about 16 channels' time to load its weights.
+inline int choose_splits(const Problem& p, int64_t tiles, int64_t resident) {
+  constexpr int64_t kWeights = 16;
+  const int64_t channels = p.group_channels(), wave = resident * p.multiprocessors;
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t splits = 1; splits <= min_of(channels / kWeights, 64) || splits == 1; ++splits) {
+    const int64_t cost = ceil_div(tiles * splits, wave) * (ceil_div(channels, splits) + kWeights);
+    if (cost < least) {
+      least = cost;
+      best = splits;
+    }
+  }
+  return int(best);
 }
 
 // Dense rows of a supported dtype, and offsets inside a channel that fit 32 bits.

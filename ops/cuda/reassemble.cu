@@ -65,7 +65,7 @@ struct ReassemblePlanar {
       return {};
     a.group_channels = int(p.group_channels());
     const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
-    a.splits = choose_splits(p, tiles, 6, 16);
+    a.splits = choose_splits(p, tiles, 3);
     a.split_channels = int(ceil_div(a.group_channels, a.splits));
     a.splits = int(ceil_div(a.group_channels, a.split_channels));
     return {

@@ -118,7 +118,7 @@ struct ScatterPlanar {
     planar.together = pixels_together(p);
     planar.group_channels = int(p.group_channels());
     const int64_t tiles = p.batch * p.groups * tile.rows * tile.columns;
-    planar.splits = choose_splits(p, tiles, 2, 16);
+    planar.splits = choose_splits(p, tiles, kMostThreads / (warps * kWarp));
     planar.split_channels = int(ceil_div(planar.group_channels, planar.splits));
     planar.splits = int(ceil_div(planar.group_channels, planar.split_channels));
     const int64_t bytes = int64_t(sizeof(float)) * 2 * K * warps * a.warp_rows * a.width +
