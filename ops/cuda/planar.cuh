@@ -11,6 +11,7 @@ namespace carafe {
 constexpr int kPlanarThreads = 128;
 constexpr int kWarp = 32;
 constexpr int kBanks = 32;
+constexpr int kSector = 32; // bytes that memory moves at least
 
 // How a map is cut. Lanes run over the cells of a tile row by row, so that
 // narrow maps fill warps as well.
@@ -171,6 +172,9 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
     if (!divisible(chunk) || !is_aligned(p.features.data, chunk * bytes))
       continue;
     for (int width = chunk; width <= lanes && width <= in_w; width += chunk) {
+      // Two blocks must not share a sector of the output, which each would write in part.
+      if (width < in_w && width * p.phases * bytes % kSector != 0)
+        continue;
       Tile t{};
       t.width = width;
       t.chunk = chunk;
@@ -189,7 +193,7 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
       // Instructions of a thread a channel, about: the taps' own, 4 for a copy, 6 for a narrow one.
       const int copies = cut(t.chunks * slices, kPlanarThreads) * (chunk == 1 ? 6 : 4);
       const int64_t cost = int64_t(t.columns) * t.rows * (taps + copies);
-      if (cost < least) {
+      if (cost <= least) { // of equals the widest: longer rows, less halo
         least = cost;
         best = t;
       }
