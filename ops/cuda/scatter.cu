@@ -39,6 +39,10 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
   const bool owns = exists && row >= a.halo_y && row < rows - a.halo_y && column >= a.halo_x &&
       column < width - a.halo_x;
 
+  // No thread of the warp has a cell: its sums stay the zeros of the first two channels.
+  const int warp_y = block.y + int(threadIdx.x) / kWarp * a.warp_rows - a.halo_y;
+  const bool idle = warp_y + a.warp_rows <= 0 || warp_y >= p.in_h;
+
   CellWeights<K, S * S> w;
   load_weights<K, S, S * S>(w, p.weights, p.softmax, exists, weight_offset(p.weights, block, y, x));
 
@@ -59,29 +63,31 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
       first * p.features.stride[1] + y * p.features.stride[2] + x;
 #pragma unroll 1
   for (int c = 0; c < channels; ++c) {
-    wait_copies<kStages - 2>();
-    float grad[S * S];
-    output.read(c, grad, p.output.dtype);
-    output.fetch(c + kStages - 1, c + kStages - 1 < channels);
-    commit_copies();
     float* sums = buffers + c % 2 * K * size;
+    if (!idle || c < 2) {
+      wait_copies<kStages - 2>();
+      float grad[S * S];
+      output.read(c, grad, p.output.dtype);
+      output.fetch(c + kStages - 1, c + kStages - 1 < channels);
+      commit_copies();
 #pragma unroll
-    for (int i = 0; i < K; ++i) {
-      float sum = 0;
+      for (int i = 0; i < K; ++i) {
+        float sum = 0;
 #pragma unroll
-      for (int j = 0; j < K; ++j) {
-        float product = 0;
+        for (int j = 0; j < K; ++j) {
+          float product = 0;
 #pragma unroll
-        for (int phase = 0; phase < S * S; ++phase)
-          product += w[i * K + j][phase] * grad[phase];
-        // Tap j of the cell that has this column under it.
-        const int from = int(tap_at(column, 0, 1, r)) - j;
-        const float value = shuffle(product, lane + from - column);
-        if (from >= 0 && from < width)
-          sum += value;
+          for (int phase = 0; phase < S * S; ++phase)
+            product += w[i * K + j][phase] * grad[phase];
+          // Tap j of the cell that has this column under it.
+          const int from = int(tap_at(column, 0, 1, r)) - j;
+          const float value = j == r ? product : shuffle(product, lane + from - column);
+          if (from >= 0 && from < width)
+            sum += value;
+        }
+        if (active)
+          sums[i * size + row * width + column] = sum;
       }
-      if (active)
-        sums[i * size + row * width + column] = sum;
     }
     __syncthreads();
     if (owns) {
@@ -108,12 +114,14 @@ struct ScatterPlanar {
     a.warp_rows = kWarp / a.width;
     a.halo_x = p.in_w > kWarp ? r : 0;
     const int64_t whole = ceil_div(p.in_h, a.warp_rows); // warps that the map's height takes
-    const int warps = int(min_of(whole, kMostWarps));
     a.halo_y = whole > kMostWarps ? r : 0;
     tile.width = a.width - 2 * a.halo_x;
-    tile.height = warps * a.warp_rows - 2 * a.halo_y;
     tile.columns = int(ceil_div(p.in_w, tile.width));
-    tile.rows = int(ceil_div(p.in_h, tile.height));
+    tile.rows = int(ceil_div(p.in_h, min_of(whole, kMostWarps) * a.warp_rows - 2 * a.halo_y));
+    // As high as the others: fewer warps.
+    const int64_t height = ceil_div(p.in_h, tile.rows) + 2 * a.halo_y;
+    const int warps = int(ceil_div(height, a.warp_rows));
+    tile.height = warps * a.warp_rows - 2 * a.halo_y;
     PlanarParams& planar = a.planar;
     planar.together = pixels_together(p);
     planar.group_channels = int(p.group_channels());
