@@ -10,7 +10,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kQuad = 4; // channels of a thread
-constexpr int64_t kMostShared = 64 << 10; // what every device has
 
 struct LastParams {
   Problem problem;

@@ -48,13 +48,14 @@ write_gradient(const Problem& p, const Block& block, int y, int x, int phase, fl
 
 // A thread owns a cell and its K*K*S*S sums; the gradient of the output comes
 // straight from global memory, each value read by one thread. kSlices = 1: the
-// block is a tile of 128 cells. kSlices = 4, for small maps: a tile of 32, each
-// warp takes a quarter of the channels, and the sums meet in shared memory,
+// block is a tile of 128 cells. kSlices = 4 or 8, for small maps: a tile of 32,
+// each warp takes its part of the channels, and the sums meet in shared memory,
 // always in the order of the warps.
 template <int K, int S, typename T, int kSlices>
-__global__ void __launch_bounds__(kPlanarThreads, 3) correlate_planar_kernel(const PlanarParams a) {
+__global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == 8 ? 1 : 3)
+    correlate_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  constexpr int kCells = kPlanarThreads / kSlices;
+  constexpr int kCells = FeaturePipe<T, kSlices>::kThreads / kSlices;
   const Problem& p = a.problem;
   const Tile& tile = a.tile;
   const Block block = block_at(a);
@@ -138,7 +139,8 @@ struct CorrelatePlanar {
   static Launched launch_sliced(const Problem& p, void* stream, const char* name) {
     using Pipe = FeaturePipe<T, kSlices>;
     PlanarParams a{p};
-    if (!choose_tile(a.tile, p, kPlanarThreads / kSlices, kSlices, Pipe::kSlots))
+    constexpr int kThreads = Pipe::kThreads;
+    if (!choose_tile(a.tile, p, kThreads / kSlices, kSlices, Pipe::kSlots))
       return {};
     a.group_channels = int(p.group_channels());
     a.split_channels = int(ceil_div(a.group_channels, kSlices));
@@ -147,19 +149,23 @@ struct CorrelatePlanar {
     const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
     if (kSlices == 1 && tiles < 3 * p.multiprocessors && a.group_channels >= 16)
       return {}; // too few blocks to fill the device: sliced
-    int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) +
-        OutputPipe<S, T>::shared_bytes(kPlanarThreads);
-    const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kPlanarThreads;
+    if (kSlices == 8 && (tiles > p.multiprocessors || a.group_channels < 64))
+      return {};
+    int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) + OutputPipe<S, T>::shared_bytes(kThreads);
+    const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
     bytes = bytes > sums ? bytes : sums;
+    if (kSlices == 8 && bytes > kMostShared)
+      return {};
     return {
         name,
-        carafe::launch(
-            correlate_planar_kernel<K, S, T, kSlices>, tiles, kPlanarThreads, bytes, stream, a)};
+        carafe::launch(correlate_planar_kernel<K, S, T, kSlices>, tiles, kThreads, bytes, stream, a)};
   }
 
   static Launched launch(const Problem& p, void* stream) {
-    const Launched whole = launch_sliced<1>(p, stream, "correlate_planar");
-    return whole.kernel ? whole : launch_sliced<4>(p, stream, "correlate_planar_sliced");
+    Launched launched = launch_sliced<1>(p, stream, "correlate_planar");
+    if (launched.kernel == nullptr)
+      launched = launch_sliced<8>(p, stream, "correlate_planar_sliced_8");
+    return launched.kernel ? launched : launch_sliced<4>(p, stream, "correlate_planar_sliced");
   }
 };
 

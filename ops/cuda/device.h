@@ -159,6 +159,8 @@ CARAFE_DEVICE void store(void* data, int64_t offset, Dtype dtype, Acc value) {
 CARAFE_DEVICE float exponential(float x) { return expf(x); }
 CARAFE_DEVICE double exponential(double x) { return exp(x); }
 
+constexpr int64_t kMostShared = 64 << 10; // bytes of shared memory that every device gives a block
+
 // The host's copy of a run-time Dtype question.
 inline bool is_16_bit(Dtype dtype) { return dtype == Dtype::kHalf || dtype == Dtype::kBFloat16; }
 

@@ -65,6 +65,7 @@ CARAFE_DEVICE int64_t weight_offset(const WeightView& w, const Block& block, int
 template <typename T, int kSlices>
 struct FeaturePipe {
   static constexpr int kSlots = kSlices == 1 ? 3 : 6; // copies of a thread
+  static constexpr int kThreads = kSlices == 1 ? kPlanarThreads : kSlices * kWarp;
   static constexpr bool kWiden = sizeof(T) == 2;
 
   const Tile& tile;
@@ -93,7 +94,7 @@ struct FeaturePipe {
     raw = reinterpret_cast<char*>(shared + (kWiden ? 2 * kSlices * tile.area : 0));
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
-      const int index = int(threadIdx.x) + i * kPlanarThreads;
+      const int index = int(threadIdx.x) + i * kThreads;
       const int row_chunks = tile.feature_width / tile.chunk;
       const int column = index % row_chunks * tile.chunk;
       const int row = index / row_chunks % (tile.chunks / row_chunks);
@@ -158,6 +159,7 @@ inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 // The cheapest way to cut the map into tiles of at most `lanes` cells; `slots`
 // copies a thread can make. False where none fits.
 inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int slots) {
+  const int threads = lanes * slices;
   const int64_t bytes = is_16_bit(p.features.dtype) ? 2 : 4;
   const int radius = int(p.kernel_size) / 2, in_h = int(p.in_h), in_w = int(p.in_w);
   const int taps = int(p.kernel_size * p.kernel_size * (1 + p.phases * p.phases));
@@ -181,7 +183,7 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
       t.margin = cut(radius, chunk) * chunk;
       t.feature_width = cut(t.margin + width + radius, chunk) * chunk;
       t.pitch = width + cut(t.feature_width - width, kBanks) * kBanks;
-      const int copied_rows = slots * kPlanarThreads / slices / (t.feature_width / chunk);
+      const int copied_rows = slots * lanes / (t.feature_width / chunk);
       t.height = int(min_of(min_of(lanes / width, in_h), copied_rows - 2 * radius));
       if (t.height < 1)
         continue;
@@ -191,7 +193,7 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
       t.area = t.pitch * (t.height + 2 * radius);
       t.area = cut(t.area, 4) * 4; // the next tile stays aligned
       // Instructions of a thread a channel, about: the taps' own, 4 for a copy, 6 for a narrow one.
-      const int copies = cut(t.chunks * slices, kPlanarThreads) * (chunk == 1 ? 6 : 4);
+      const int copies = cut(t.chunks * slices, threads) * (chunk == 1 ? 6 : 4);
       const int64_t cost = int64_t(t.columns) * t.rows * (taps + copies);
       if (cost <= least) { // of equals the widest: longer rows, less halo
         least = cost;

@@ -116,11 +116,12 @@ def test_channels_last(emulator, dtype, down):
 def test_small_maps_are_cut_finer(emulator):
     """With many multiprocessors to fill: channels split over blocks and over the warps of one."""
     sizes = (5, 1, 2, False)
-    for layout, expected_kernels in (
-        ('contiguous', {'reassemble_planar', 'correlate_planar_sliced', 'scatter_planar'}),
-        ('channels_last', LAST),
+    for channels, layout, expected_kernels in (
+        (20, 'contiguous', {'reassemble_planar', 'correlate_planar_sliced', 'scatter_planar'}),
+        (132, 'contiguous', {'reassemble_planar', 'correlate_planar_sliced_8', 'scatter_planar'}),
+        (132, 'channels_last', LAST),
     ):
-        inputs = make_inputs((1, 132, 3, 5), *sizes, torch.float32, layout)
+        inputs = make_inputs((1, channels, 3, 5), *sizes, torch.float32, layout)
         kernels = compare(emulator, inputs, sizes, TOLERANCE[torch.float32], order=6, multiprocessors=132)
         assert kernels == expected_kernels
 
