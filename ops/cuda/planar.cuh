@@ -247,16 +247,14 @@ inline bool pixels_together(const Problem& p) {
 // Its name must be its own: two files may not share one.
 template <template <int, int, typename> class Run>
 Launched specialised(const Problem& p, void* stream) {
-  if (!is_planar(p))
+  if (!is_specialised(p) || !is_planar(p))
     return {};
   const bool narrow = is_16_bit(p.features.dtype);
   if (p.kernel_size == 5 && p.phases == 2)
     return narrow ? Run<5, 2, uint16_t>::launch(p, stream) : Run<5, 2, float>::launch(p, stream);
   if (p.kernel_size == 3 && p.phases == 2)
     return narrow ? Run<3, 2, uint16_t>::launch(p, stream) : Run<3, 2, float>::launch(p, stream);
-  if (p.kernel_size == 5 && p.phases == 1)
-    return narrow ? Run<5, 1, uint16_t>::launch(p, stream) : Run<5, 1, float>::launch(p, stream);
-  return {};
+  return narrow ? Run<5, 1, uint16_t>::launch(p, stream) : Run<5, 1, float>::launch(p, stream);
 }
 
 } // namespace carafe
