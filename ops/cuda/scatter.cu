@@ -39,10 +39,6 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
   const bool owns = exists && row >= a.halo_y && row < rows - a.halo_y && column >= a.halo_x &&
       column < width - a.halo_x;
 
-  // No thread of the warp has a cell: its sums stay the zeros of the first two channels.
-  const int warp_y = block.y + int(threadIdx.x) / kWarp * a.warp_rows - a.halo_y;
-  const bool idle = warp_y + a.warp_rows <= 0 || warp_y >= p.in_h;
-
   CellWeights<K, S * S> w;
   load_weights<K, S, S * S>(w, p.weights, p.softmax, exists, weight_offset(p.weights, block, y, x));
 
@@ -63,31 +59,29 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
       first * p.features.stride[1] + y * p.features.stride[2] + x;
 #pragma unroll 1
   for (int c = 0; c < channels; ++c) {
+    wait_copies<kStages - 2>();
+    float grad[S * S];
+    output.read(c, grad, p.output.dtype);
+    output.fetch(c + kStages - 1, c + kStages - 1 < channels);
+    commit_copies();
     float* sums = buffers + c % 2 * K * size;
-    if (!idle || c < 2) {
-      wait_copies<kStages - 2>();
-      float grad[S * S];
-      output.read(c, grad, p.output.dtype);
-      output.fetch(c + kStages - 1, c + kStages - 1 < channels);
-      commit_copies();
 #pragma unroll
-      for (int i = 0; i < K; ++i) {
-        float sum = 0;
+    for (int i = 0; i < K; ++i) {
+      float sum = 0;
 #pragma unroll
-        for (int j = 0; j < K; ++j) {
-          float product = 0;
+      for (int j = 0; j < K; ++j) {
+        float product = 0;
 #pragma unroll
-          for (int phase = 0; phase < S * S; ++phase)
-            product += w[i * K + j][phase] * grad[phase];
-          // Tap j of the cell that has this column under it.
-          const int from = int(tap_at(column, 0, 1, r)) - j;
-          const float value = j == r ? product : shuffle(product, lane + from - column);
-          if (from >= 0 && from < width)
-            sum += value;
-        }
-        if (active)
-          sums[i * size + row * width + column] = sum;
+        for (int phase = 0; phase < S * S; ++phase)
+          product += w[i * K + j][phase] * grad[phase];
+        // Tap j of the cell that has this column under it.
+        const int from = int(tap_at(column, 0, 1, r)) - j;
+        const float value = j == r ? product : shuffle(product, lane + from - column);
+        if (from >= 0 && from < width)
+          sum += value;
       }
+      if (active)
+        sums[i * size + row * width + column] = sum;
     }
     __syncthreads();
     if (owns) {
