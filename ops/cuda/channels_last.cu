@@ -70,11 +70,11 @@ CARAFE_DEVICE float reduce_scatter(float* value) {
 }
 
 // B: a warp takes a cell, its lanes the channels of the group, 32 pairs of tap and
-// phase at a time, whose sums then go one to a lane.
+// phase at a time (one phase: 16, for want of registers), whose sums then go one to a lane.
 template <typename T, int kPhases>
 __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared); // the table, sums, and with softmax the probabilities
-  constexpr int kTaps = 32 / kPhases;
+  constexpr int kSums = kPhases == 1 ? 16 : 32, kTaps = kSums / kPhases;
   const Problem& p = a.problem;
   const Block block = block_at(a);
   const Cells cells{block.y, block.x, a.height, a.width};
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last
     const T* output = pixel_of<const T>(p.output, a, block, y * a.phases, x * a.phases);
     for (int phase = 0; phase < phases2; phase += kPhases)
       for (int first = 0; first < k * k; first += kTaps) {
-        float sum[32] = {};
+        float sum[kSums] = {};
         const int first_row = first / k, first_column = first % k;
         const T* first_feature =
             corner + first_row * p.features.stride[2] + first_column * p.features.stride[3];
@@ -124,9 +124,11 @@ __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last
                 sum[t * kPhases + q] += grad[q][i] * feature[i];
           }
         }
-        const float total = reduce_scatter<16>(sum);
+        float total = reduce_scatter<kSums / 2>(sum);
+        if constexpr (kSums == 16)
+          total += shuffle_xor(total, 16);
         const int entry = first + lane / kPhases;
-        if (entry < k * k)
+        if (lane < kSums && entry < k * k)
           sums[(cell * k * k + entry) * phases2 + phase + lane % kPhases] = total;
       }
   }
