@@ -19,23 +19,25 @@ __global__ void __launch_bounds__(kThreads, 3) reassemble_last_kernel(const Last
   stage_table(table, a);
   stage_weights(shared + a.table, a, block, {block.y, block.x, a.height, a.width});
   const int k = a.kernel_size, phases2 = a.phases2;
-  const int left = a.group_channels - block.first_channel;
-  const int quads = (left < a.split_channels ? left : a.split_channels) / kQuad;
+  const int rest = a.group_channels - block.first_channel;
+  const int quads = (rest < a.split_channels ? rest : a.split_channels) / kQuad;
   for (int item = int(threadIdx.x); item < a.width * a.height * quads; item += kThreads) {
     const int cell = item / quads, channel = item % quads * kQuad;
     const int y = block.y + cell / a.width, x = block.x + cell % a.width;
     if (y >= p.cells_h || x >= p.cells_w)
       continue;
-    const T* image = pixel_of<const T>(p.features, a, block, 0, 0) + channel;
+    const int top = y * a.step - k / 2, left = x * a.step - k / 2; // of the features under the cell
+    const T* corner = pixel_of<const T>(p.features, a, block, top, left) + channel;
     T* output = pixel_of<T>(p.output, a, block, y * a.phases, x * a.phases) + channel;
     for (int phase = 0; phase < phases2; phase += kPhases) {
       float sum[kPhases][kQuad] = {};
       const float* weights = shared + a.table + cell * k * k * phases2 + phase;
-      for (int i = 0; i < k; ++i)
-        for (int j = 0; j < k; ++j, weights += phases2) {
+      for (int i = 0; i < k; ++i) {
+        const bool inside = top + i >= 0 && top + i < p.in_h;
+        const T* source = corner + i * p.features.stride[2];
+        for (int j = 0; j < k; ++j, weights += phases2, source += p.features.stride[3]) {
           float feature[kQuad], weight[kPhases];
-          load_feature(
-              feature, p, image, tap_position(y, a.step, i, k / 2), tap_position(x, a.step, j, k / 2));
+          load_feature(feature, source, inside && left + j >= 0 && left + j < p.in_w, p.features.dtype);
           read_weights<kPhases>(weight, weights);
 #pragma unroll
           for (int q = 0; q < kPhases; ++q)
@@ -43,6 +45,7 @@ __global__ void __launch_bounds__(kThreads, 3) reassemble_last_kernel(const Last
             for (int c = 0; c < kQuad; ++c)
               sum[q][c] += weight[q] * feature[c];
         }
+      }
 #pragma unroll
       for (int q = 0; q < kPhases; ++q)
         store_quad(output + table[phase + q], sum[q], p.output.dtype);
@@ -67,11 +70,11 @@ CARAFE_DEVICE float reduce_scatter(float* value) {
 }
 
 // B: a warp takes a cell, its lanes the channels of the group, 32 pairs of tap and
-// phase at a time, whose sums then go one to a lane.
+// phase at a time (one phase: 16, for want of registers), whose sums then go one to a lane.
 template <typename T, int kPhases>
 __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared); // the table, sums, and with softmax the probabilities
-  constexpr int kTaps = 32 / kPhases;
+  constexpr int kSums = kPhases == 1 ? 16 : 32, kTaps = kSums / kPhases;
   const Problem& p = a.problem;
   const Block block = block_at(a);
   const Cells cells{block.y, block.x, a.height, a.width};
@@ -87,23 +90,33 @@ __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last
   for (int cell = int(threadIdx.x) / 32; cell < count; cell += kWarps) {
     const int y = block.y + cell / a.width, x = block.x + cell % a.width;
     const bool exists = y < p.cells_h && x < p.cells_w;
-    const T* image = pixel_of<const T>(p.features, a, block, 0, 0);
+    const int top = y * a.step - k / 2, left = x * a.step - k / 2;
+    const T* corner = pixel_of<const T>(p.features, a, block, top, left);
+    const int next = int(p.features.stride[3]), next_row = int(p.features.stride[2]) - k * next;
     const T* output = pixel_of<const T>(p.output, a, block, y * a.phases, x * a.phases);
     for (int phase = 0; phase < phases2; phase += kPhases)
       for (int first = 0; first < k * k; first += kTaps) {
-        float sum[32] = {};
+        float sum[kSums] = {};
+        const int first_row = first / k, first_column = first % k;
+        const T* first_feature =
+            corner + first_row * p.features.stride[2] + first_column * p.features.stride[3];
         for (int c = exists ? lane * kQuad : a.group_channels; c < a.group_channels; c += 32 * kQuad) {
           float grad[kPhases][kQuad];
 #pragma unroll
           for (int q = 0; q < kPhases; ++q)
             load_quad(grad[q], output + table[phase + q] + c, p.output.dtype);
+          int fy = top + first_row, j = first_column;
+          int offset = 0;
 #pragma unroll
-          for (int t = 0; t < kTaps; ++t) {
-            const int entry = first + t; // past the last one the sums go nowhere
+          for (int t = 0; t < kTaps; ++t) { // past the last tap the sums go nowhere
             float feature[kQuad];
-            load_feature(
-                feature, p, image + c, tap_position(y, a.step, entry / k, k / 2),
-                tap_position(x, a.step, entry % k, k / 2));
+            const bool inside = fy >= 0 && fy < p.in_h && left + j >= 0 && left + j < p.in_w;
+            load_feature(feature, first_feature + c + offset, inside, p.features.dtype);
+            offset += next;
+            if (++j == k) {
+              j = 0, ++fy;
+              offset += next_row;
+            }
 #pragma unroll
             for (int q = 0; q < kPhases; ++q)
 #pragma unroll
@@ -111,9 +124,11 @@ __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last
                 sum[t * kPhases + q] += grad[q][i] * feature[i];
           }
         }
-        const float total = reduce_scatter<16>(sum);
+        float total = reduce_scatter<kSums / 2>(sum);
+        if constexpr (kSums == 16)
+          total += shuffle_xor(total, 16);
         const int entry = first + lane / kPhases;
-        if (entry < k * k)
+        if (lane < kSums && entry < k * k)
           sums[(cell * k * k + entry) * phases2 + phase + lane % kPhases] = total;
       }
   }
@@ -129,11 +144,10 @@ __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last
     });
     __syncthreads();
   }
-  for (int i = int(threadIdx.x); i < size; i += kThreads) {
-    const int64_t offset = weight_at(a, p.grad_weights, block, cells, i);
+  for_each_weight(a, p.grad_weights, block, cells, [=, &p](int64_t offset, int index) {
     if (offset >= 0)
-      store(p.grad_weights.data, offset, p.grad_weights.dtype, sums[i]);
-  }
+      store(p.grad_weights.data, offset, p.grad_weights.dtype, sums[index]);
+  });
 }
 
 CARAFE_HD int64_t clip(int64_t value, int64_t most) { return value < 0 ? 0 : value < most ? value : most; }
@@ -211,7 +225,8 @@ bool is_last(const Problem& p) {
   };
   return !p.wide && p.features.dtype == p.output.dtype && p.group_channels() > 0 &&
       p.group_channels() % kQuad == 0 && p.kernel_size < 128 && p.phases < 128 &&
-      p.phases * (p.output.stride[2] + p.output.stride[3]) < INT32_MAX && wide(p.features, p.in_h, p.in_w) &&
+      p.phases * (p.output.stride[2] + p.output.stride[3]) < INT32_MAX &&
+      (p.kernel_size + 32) * (p.features.stride[2] + p.features.stride[3]) < INT32_MAX && wide(p.features, p.in_h, p.in_w) &&
       wide(p.output, p.cells_h * p.phases, p.cells_w * p.phases) &&
       p.weights.dtype != Dtype::kDouble && p.grad_weights.dtype != Dtype::kDouble;
 }
@@ -219,7 +234,8 @@ bool is_last(const Problem& p) {
 // Cut a map of height x width into tiles whose `shared` bytes fit, fewer cells to a
 // tile where the map is small, and the channels into splits if it is smaller yet.
 template <typename Shared>
-bool choose_tiles(LastParams& a, int64_t height, int64_t width, bool split, Shared shared) {
+bool choose_tiles(
+    LastParams& a, int64_t height, int64_t width, bool split, int64_t most_shared, Shared shared) {
   const Problem& p = a.problem;
   a.width = 8, a.height = 4;
   a.kernel_size = int(p.kernel_size), a.phases = int(p.phases), a.step = int(p.step);
@@ -231,7 +247,7 @@ bool choose_tiles(LastParams& a, int64_t height, int64_t width, bool split, Shar
     return p.batch * p.groups * a.columns * a.rows;
   };
   const auto bytes = [&] { return a.table * int64_t(sizeof(float)) + shared(a); };
-  while (a.height > 1 && (bytes() > kMostShared / 2 || tiles() < 4 * p.multiprocessors))
+  while (a.height > 1 && (bytes() > most_shared || tiles() < 4 * p.multiprocessors))
     a.height /= 2;
   if (bytes() > kMostShared)
     a.width = 4;
@@ -267,7 +283,7 @@ Launched launch_last(
 Launched reassemble_last(const Problem& p, void* stream) {
   const auto shared = [&p](const LastParams& a) { return a.width * a.height * weight_bytes(p); };
   LastParams a{p};
-  if (!is_last(p) || !choose_tiles(a, p.cells_h, p.cells_w, true, shared))
+  if (!is_last(p) || !choose_tiles(a, p.cells_h, p.cells_w, true, kMostShared / 2, shared))
     return {};
   const Kernel kernels[2][2] = {
       {reassemble_last_kernel<float, 4>, reassemble_last_kernel<float, 1>},
@@ -280,7 +296,7 @@ Launched correlate_last(const Problem& p, void* stream) {
     return a.width * a.height * weight_bytes(p) * (p.softmax ? 2 : 1);
   };
   LastParams a{p};
-  if (!is_last(p) || !choose_tiles(a, p.cells_h, p.cells_w, false, shared))
+  if (!is_last(p) || !choose_tiles(a, p.cells_h, p.cells_w, false, kMostShared / 2, shared))
     return {};
   const Kernel kernels[2][2] = {
       {correlate_last_kernel<float, 4>, correlate_last_kernel<float, 1>},
@@ -294,7 +310,7 @@ Launched scatter_last(const Problem& p, void* stream) {
     return most(a.width) * most(a.height) * weight_bytes(p);
   };
   LastParams a{p};
-  if (!is_last(p) || !choose_tiles(a, p.in_h, p.in_w, true, shared))
+  if (!is_last(p) || !choose_tiles(a, p.in_h, p.in_w, true, kMostShared, shared))
     return {};
   const Kernel kernels[2][2] = {
       {scatter_last_kernel<float, 4>, scatter_last_kernel<float, 1>},

@@ -75,17 +75,25 @@ pixel_of(const TensorView& view, const LastParams& a, const Block& block, int64_
       (block.group * a.group_channels + block.first_channel) + y * view.stride[2] + x * view.stride[3];
 }
 
-// Where entry and phase number `index` of the cells lies in the tensor; -1 for a
-// cell outside the map. Neighbouring numbers are neighbours in channels_last logits.
-CARAFE_DEVICE int64_t
-weight_at(const LastParams& a, const WeightView& w, const Block& block, const Cells& cells, int index) {
-  const int of_cell = a.entries * a.phases2;
-  const int cell = index / of_cell, entry = index % of_cell / a.phases2, phase = index % a.phases2;
-  const int y = cells.y + cell / cells.width, x = cells.x + cell % cells.width;
-  if (y < 0 || y >= a.problem.cells_h || x < 0 || x >= a.problem.cells_w)
-    return -1;
-  return block.image * w.image + block.group * w.group + y * w.cell_row + x * w.cell_column +
-      entry * w.entry + phase / a.phases * w.phase_row + phase % a.phases * w.phase_column;
+// `body(offset, index)` for every weight of some cells: its place in the tensor, -1
+// for a cell outside the map, and in shared memory. A lane keeps its entries and
+// phases, and a warp goes from cell to cell, so that few divisions are left.
+// Neighbouring lanes are neighbours in channels_last logits.
+template <typename Body>
+CARAFE_DEVICE void for_each_weight(
+    const LastParams& a, const WeightView& w, const Block& block, const Cells& cells, Body body) {
+  const int of_cell = a.entries * a.phases2, count = cells.height * cells.width;
+  for (int index = int(threadIdx.x) % 32; index < of_cell; index += 32) {
+    const int entry = index / a.phases2, phase = index % a.phases2;
+    const int64_t first = block.image * w.image + block.group * w.group + entry * w.entry +
+        phase / a.phases * w.phase_row + phase % a.phases * w.phase_column;
+#pragma unroll 4
+    for (int cell = int(threadIdx.x) / 32; cell < count; cell += kWarps) {
+      const int y = cells.y + cell / cells.width, x = cells.x + cell % cells.width;
+      const bool inside = y >= 0 && y < a.problem.cells_h && x >= 0 && x < a.problem.cells_w;
+      body(inside ? first + y * w.cell_row + x * w.cell_column : -1, cell * of_cell + index);
+    }
+  }
 }
 
 // Eight lanes share a softmax: `body(first, lane)` for each, first its entry 0
@@ -114,15 +122,26 @@ CARAFE_DEVICE void stage_table(int* table, const LastParams& a) {
     table[i] = int(i / a.phases * stride[2] + i % a.phases * stride[3]);
 }
 
+template <typename T>
+CARAFE_DEVICE void
+stage_weights_as(float* shared, const LastParams& a, const Block& block, const Cells& cells) {
+  const WeightView& w = a.problem.weights;
+  const T* data = static_cast<const T*>(w.data);
+  for_each_weight(a, w, block, cells, [=](int64_t offset, int index) {
+    const float value = load_element(data + (offset < 0 ? 0 : offset), w.dtype); // without a branch
+    shared[index] = offset < 0 ? 0.f : value;
+  });
+}
+
 // Bring the weights of some cells to shared memory; ends with a barrier.
 CARAFE_DEVICE void
 stage_weights(float* shared, const LastParams& a, const Block& block, const Cells& cells) {
   const Problem& p = a.problem;
-  const int count = cells.height * cells.width, size = count * a.entries * a.phases2;
-  for (int i = int(threadIdx.x); i < size; i += kThreads) {
-    const int64_t offset = weight_at(a, p.weights, block, cells, i);
-    shared[i] = offset < 0 ? 0.f : load<float>(p.weights.data, offset, p.weights.dtype);
-  }
+  const int count = cells.height * cells.width;
+  if (p.weights.dtype == Dtype::kFloat)
+    stage_weights_as<float>(shared, a, block, cells);
+  else
+    stage_weights_as<uint16_t>(shared, a, block, cells);
   __syncthreads();
   if (!p.softmax)
     return;
@@ -158,10 +177,10 @@ CARAFE_DEVICE void read_weights(float* value, const float* shared) {
 
 // Four channels of the feature under a tap, zeros outside the map.
 template <typename T>
-CARAFE_DEVICE void load_feature(float* value, const Problem& p, const T* image, int64_t y, int64_t x) {
+CARAFE_DEVICE void load_feature(float* value, const T* source, bool inside, Dtype dtype) {
   value[0] = value[1] = value[2] = value[3] = 0;
-  if (y >= 0 && y < p.in_h && x >= 0 && x < p.in_w)
-    load_quad(value, image + y * p.features.stride[2] + x * p.features.stride[3], p.features.dtype);
+  if (inside)
+    load_quad(value, source, dtype);
 }
 
 } // namespace

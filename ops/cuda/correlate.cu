@@ -24,6 +24,14 @@ CARAFE_DEVICE void softmax_backward(
     gradient[t] = w[t][0] * (gradient[t] - dot);
 }
 
+template <int K, typename T>
+CARAFE_DEVICE void store_entries(const WeightView& g, int64_t offset, const float* gradient) {
+  T* target = static_cast<T*>(g.data) + offset;
+#pragma unroll
+  for (int t = 0; t < K * K; ++t, target += g.entry)
+    store_element(target, g.dtype, gradient[t]);
+}
+
 template <int K, int S>
 CARAFE_DEVICE void
 write_gradient(const Problem& p, const Block& block, int y, int x, int phase, float* gradient) {
@@ -32,20 +40,22 @@ write_gradient(const Problem& p, const Block& block, int y, int x, int phase, fl
   const WeightView& g = p.grad_weights;
   const int64_t offset =
       weight_offset(g, block, y, x) + phase / S * g.phase_row + phase % S * g.phase_column;
-#pragma unroll
-  for (int t = 0; t < K * K; ++t)
-    store(g.data, offset + t * g.entry, g.dtype, gradient[t]);
+  if (g.dtype == Dtype::kFloat)
+    store_entries<K, float>(g, offset, gradient);
+  else
+    store_entries<K, uint16_t>(g, offset, gradient);
 }
 
 // A thread owns a cell and its K*K*S*S sums; the gradient of the output comes
 // straight from global memory, each value read by one thread. kSlices = 1: the
-// block is a tile of 128 cells. kSlices = 4, for small maps: a tile of 32, each
-// warp takes a quarter of the channels, and the sums meet in shared memory,
+// block is a tile of 128 cells. kSlices = 4 or 8, for small maps: a tile of 32,
+// each warp takes its part of the channels, and the sums meet in shared memory,
 // always in the order of the warps.
 template <int K, int S, typename T, int kSlices>
-__global__ void __launch_bounds__(kPlanarThreads, 3) correlate_planar_kernel(const PlanarParams a) {
+__global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == 8 ? 1 : 3)
+    correlate_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  constexpr int kCells = kPlanarThreads / kSlices;
+  constexpr int kCells = FeaturePipe<T, kSlices>::kThreads / kSlices;
   const Problem& p = a.problem;
   const Tile& tile = a.tile;
   const Block block = block_at(a);
@@ -130,7 +140,8 @@ struct CorrelatePlanar {
   static Launched launch_sliced(const Problem& p, void* stream, const char* name) {
     using Pipe = FeaturePipe<T, kSlices>;
     PlanarParams a{p};
-    if (!choose_tile(a.tile, p, kPlanarThreads / kSlices, kSlices, Pipe::kSlots))
+    constexpr int kThreads = Pipe::kThreads;
+    if (!choose_tile(a.tile, p, kThreads / kSlices, kSlices, Pipe::kSlots))
       return {};
     a.group_channels = int(p.group_channels());
     a.split_channels = int(ceil_div(a.group_channels, kSlices));
@@ -139,19 +150,23 @@ struct CorrelatePlanar {
     const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
     if (kSlices == 1 && tiles < 3 * p.multiprocessors && a.group_channels >= 16)
       return {}; // too few blocks to fill the device: sliced
-    int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) +
-        OutputPipe<S, T>::shared_bytes(kPlanarThreads);
-    const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kPlanarThreads;
+    if (kSlices == 8 && (tiles > p.multiprocessors || a.group_channels < 64))
+      return {};
+    int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) + OutputPipe<S, T>::shared_bytes(kThreads);
+    const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
     bytes = bytes > sums ? bytes : sums;
+    if (kSlices == 8 && bytes > kMostShared)
+      return {};
     return {
         name,
-        carafe::launch(
-            correlate_planar_kernel<K, S, T, kSlices>, tiles, kPlanarThreads, bytes, stream, a)};
+        carafe::launch(correlate_planar_kernel<K, S, T, kSlices>, tiles, kThreads, bytes, stream, a)};
   }
 
   static Launched launch(const Problem& p, void* stream) {
-    const Launched whole = launch_sliced<1>(p, stream, "correlate_planar");
-    return whole.kernel ? whole : launch_sliced<4>(p, stream, "correlate_planar_sliced");
+    Launched launched = launch_sliced<1>(p, stream, "correlate_planar");
+    if (launched.kernel == nullptr)
+      launched = launch_sliced<8>(p, stream, "correlate_planar_sliced_8");
+    return launched.kernel ? launched : launch_sliced<4>(p, stream, "correlate_planar_sliced");
   }
 };
 

@@ -11,6 +11,7 @@ namespace carafe {
 constexpr int kPlanarThreads = 128;
 constexpr int kWarp = 32;
 constexpr int kBanks = 32;
+constexpr int kSector = 32; // bytes that memory moves at least
 
 // How a map is cut. Lanes run over the cells of a tile row by row, so that
 // narrow maps fill warps as well.
@@ -64,6 +65,7 @@ CARAFE_DEVICE int64_t weight_offset(const WeightView& w, const Block& block, int
 template <typename T, int kSlices>
 struct FeaturePipe {
   static constexpr int kSlots = kSlices == 1 ? 3 : 6; // copies of a thread
+  static constexpr int kThreads = kSlices == 1 ? kPlanarThreads : kSlices * kWarp;
   static constexpr bool kWiden = sizeof(T) == 2;
 
   const Tile& tile;
@@ -92,7 +94,7 @@ struct FeaturePipe {
     raw = reinterpret_cast<char*>(shared + (kWiden ? 2 * kSlices * tile.area : 0));
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
-      const int index = int(threadIdx.x) + i * kPlanarThreads;
+      const int index = int(threadIdx.x) + i * kThreads;
       const int row_chunks = tile.feature_width / tile.chunk;
       const int column = index % row_chunks * tile.chunk;
       const int row = index / row_chunks % (tile.chunks / row_chunks);
@@ -157,6 +159,7 @@ inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 // The cheapest way to cut the map into tiles of at most `lanes` cells; `slots`
 // copies a thread can make. False where none fits.
 inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int slots) {
+  const int threads = lanes * slices;
   const int64_t bytes = is_16_bit(p.features.dtype) ? 2 : 4;
   const int radius = int(p.kernel_size) / 2, in_h = int(p.in_h), in_w = int(p.in_w);
   const int taps = int(p.kernel_size * p.kernel_size * (1 + p.phases * p.phases));
@@ -171,13 +174,16 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
     if (!divisible(chunk) || !is_aligned(p.features.data, chunk * bytes))
       continue;
     for (int width = chunk; width <= lanes && width <= in_w; width += chunk) {
+      // Two blocks must not share a sector of the output, which each would write in part.
+      if (width < in_w && width * p.phases * bytes % kSector != 0)
+        continue;
       Tile t{};
       t.width = width;
       t.chunk = chunk;
       t.margin = cut(radius, chunk) * chunk;
       t.feature_width = cut(t.margin + width + radius, chunk) * chunk;
       t.pitch = width + cut(t.feature_width - width, kBanks) * kBanks;
-      const int copied_rows = slots * kPlanarThreads / slices / (t.feature_width / chunk);
+      const int copied_rows = slots * lanes / (t.feature_width / chunk);
       // A quarter of the shared memory is left to an OutputPipe.
       const int shared_rows = int(kMostShared / 4 * 3 / int(sizeof(float)) / (kStages * slices * t.pitch));
       t.height = int(min_of(min_of(lanes / width, in_h), min_of(copied_rows, shared_rows) - 2 * radius));
@@ -189,9 +195,9 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
       t.area = t.pitch * (t.height + 2 * radius);
       t.area = cut(t.area, 4) * 4; // the next tile stays aligned
       // Instructions of a thread a channel, about: the taps' own, 4 for a copy, 6 for a narrow one.
-      const int copies = cut(t.chunks * slices, kPlanarThreads) * (chunk == 1 ? 6 : 4);
+      const int copies = cut(t.chunks * slices, threads) * (chunk == 1 ? 6 : 4);
       const int64_t cost = int64_t(t.columns) * t.rows * (taps + copies);
-      if (cost < least) {
+      if (cost <= least) { // of equals the widest: longer rows, less halo
         least = cost;
         best = t;
       }
@@ -202,13 +208,21 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
   return false;
 }
 
-// Blocks for `splits` of the channels, enough of them to fill the device.
-inline int
-choose_splits(const Problem& p, int64_t blocks, int64_t blocks_per_processor, int64_t least_channels) {
-  const int64_t wanted = ceil_div(p.multiprocessors * blocks_per_processor, blocks > 0 ? blocks : 1);
-  const int64_t most = p.group_channels() / least_channels;
-  const int64_t splits = wanted < most ? wanted : most;
-  return int(splits > 1 ? splits : 1);
+// Into how many blocks the channels of each of some tiles are split, where a
+// processor holds `resident` blocks: the least time by whole waves of blocks, each
+// of which takes about 16 channels' time to load its weights.
+inline int choose_splits(const Problem& p, int64_t tiles, int64_t resident) {
+  constexpr int64_t kWeights = 16;
+  const int64_t channels = p.group_channels(), wave = resident * p.multiprocessors;
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t splits = 1; splits <= min_of(channels / kWeights, 64) || splits == 1; ++splits) {
+    const int64_t cost = ceil_div(tiles * splits, wave) * (ceil_div(channels, splits) + kWeights);
+    if (cost < least) {
+      least = cost;
+      best = splits;
+    }
+  }
+  return int(best);
 }
 
 // Dense rows of a supported dtype, and offsets inside a channel that fit 32 bits.
@@ -235,16 +249,14 @@ inline bool pixels_together(const Problem& p) {
 // Its name must be its own: two files may not share one.
 template <template <int, int, typename> class Run>
 Launched specialised(const Problem& p, void* stream) {
-  if (!is_planar(p))
+  if (!is_specialised(p) || !is_planar(p))
     return {};
   const bool narrow = is_16_bit(p.features.dtype);
   if (p.kernel_size == 5 && p.phases == 2)
     return narrow ? Run<5, 2, uint16_t>::launch(p, stream) : Run<5, 2, float>::launch(p, stream);
   if (p.kernel_size == 3 && p.phases == 2)
     return narrow ? Run<3, 2, uint16_t>::launch(p, stream) : Run<3, 2, float>::launch(p, stream);
-  if (p.kernel_size == 5 && p.phases == 1)
-    return narrow ? Run<5, 1, uint16_t>::launch(p, stream) : Run<5, 1, float>::launch(p, stream);
-  return {};
+  return narrow ? Run<5, 1, uint16_t>::launch(p, stream) : Run<5, 1, float>::launch(p, stream);
 }
 
 } // namespace carafe

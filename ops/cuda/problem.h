@@ -59,10 +59,27 @@ struct Launched {
   int error = 0;
 };
 
+// What a problem may need beyond kernels, and only its host can do.
+struct Host {
+  // The problem with features and output whose rows are dense: copies of what is
+  // read, and a stand-in for what is written, which `finish` copies back.
+  virtual Problem in_rows(const Problem& problem) = 0;
+  virtual void finish() = 0;
+  virtual void* scratch(int64_t bytes) = 0;
+
+protected:
+  ~Host() = default;
+};
+
 // The best kernel for the problem. `stream` is a cudaStream_t.
-Launched reassemble(const Problem& problem, void* stream);
-Launched correlate(const Problem& problem, void* stream);
-Launched scatter(const Problem& problem, void* stream);
+Launched reassemble(const Problem& problem, void* stream, Host& host);
+Launched correlate(const Problem& problem, void* stream, Host& host);
+Launched scatter(const Problem& problem, void* stream, Host& host);
+
+// The sizes that the kernels for dense rows are compiled for.
+inline bool is_specialised(const Problem& p) {
+  return (p.kernel_size == 5 && (p.phases == 1 || p.phases == 2)) || (p.kernel_size == 3 && p.phases == 2);
+}
 
 // Kernels that serve every problem,
 Launched reassemble_generic(const Problem& problem, void* stream);

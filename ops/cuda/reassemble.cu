@@ -17,6 +17,9 @@ __global__ void __launch_bounds__(kPlanarThreads, 3) reassemble_planar_kernel(co
   int row = int(threadIdx.x) / tile.width, column = int(threadIdx.x) % tile.width;
   const int y = block.y + row, x = block.x + column;
   const bool exists = row < tile.height && y < p.cells_h && x < p.cells_w;
+  // Of the last warps of a tile at the lower border no thread has a cell.
+  const int warp_row = int(threadIdx.x) / kWarp * kWarp / tile.width;
+  const bool idle = warp_row >= tile.height || block.y + warp_row >= p.cells_h;
   if (!exists)
     row = column = 0;
 
@@ -37,6 +40,8 @@ __global__ void __launch_bounds__(kPlanarThreads, 3) reassemble_planar_kernel(co
   for (int c = 0; c < channels; ++c) {
     pipe.arrive(c);
     pipe.fetch(c + kStages - 1); // where channel c-1 was, which nobody reads any more
+    if (idle)
+      continue;
     const float* features = pipe.tiles(c) + corner;
     float sum[S * S] = {};
 #pragma unroll
@@ -65,7 +70,7 @@ struct ReassemblePlanar {
       return {};
     a.group_channels = int(p.group_channels());
     const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
-    a.splits = choose_splits(p, tiles, 6, 16);
+    a.splits = choose_splits(p, tiles, 3);
     a.split_channels = int(ceil_div(a.group_channels, a.splits));
     a.splits = int(ceil_div(a.group_channels, a.split_channels));
     return {

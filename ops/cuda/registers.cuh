@@ -22,9 +22,7 @@ load_weights_as(CellWeights<K, P>& w, const WeightView& view, int64_t offset, in
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const int row = (first_phase + p) / S, column = (first_phase + p) % S;
-      w[t][p] = load<float>(
-          entry, row * view.phase_row + column * view.phase_column,
-          sizeof(T) == 4 ? Dtype::kFloat : view.dtype);
+      w[t][p] = load_element(entry + (row * view.phase_row + column * view.phase_column), view.dtype);
     }
   }
 }
@@ -140,7 +138,7 @@ CARAFE_DEVICE void store_row(T* target, const float* value, Dtype dtype) {
   } else {
 #pragma unroll
     for (int i = 0; i < S; ++i)
-      store(target, i, dtype, value[i]);
+      store_element(target + i, dtype, value[i]);
   }
 }
 

@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
           product += w[i * K + j][phase] * grad[phase];
         // Tap j of the cell that has this column under it.
         const int from = int(tap_at(column, 0, 1, r)) - j;
-        const float value = shuffle(product, lane + from - column);
+        const float value = j == r ? product : shuffle(product, lane + from - column);
         if (from >= 0 && from < width)
           sum += value;
       }
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kMostThreads, 1) scatter_planar_kernel(const S
         if (from >= 0 && from < rows)
           sum += sums[i * size + from * width + column];
       }
-      store(target, 0, p.features.dtype, sum);
+      store_element(target, p.features.dtype, sum);
     }
     target += p.features.stride[1];
   }
@@ -108,17 +108,19 @@ struct ScatterPlanar {
     a.warp_rows = kWarp / a.width;
     a.halo_x = p.in_w > kWarp ? r : 0;
     const int64_t whole = ceil_div(p.in_h, a.warp_rows); // warps that the map's height takes
-    const int warps = int(min_of(whole, kMostWarps));
     a.halo_y = whole > kMostWarps ? r : 0;
     tile.width = a.width - 2 * a.halo_x;
-    tile.height = warps * a.warp_rows - 2 * a.halo_y;
     tile.columns = int(ceil_div(p.in_w, tile.width));
-    tile.rows = int(ceil_div(p.in_h, tile.height));
+    tile.rows = int(ceil_div(p.in_h, min_of(whole, kMostWarps) * a.warp_rows - 2 * a.halo_y));
+    // As high as the others: fewer warps.
+    const int64_t height = ceil_div(p.in_h, tile.rows) + 2 * a.halo_y;
+    const int warps = int(ceil_div(height, a.warp_rows));
+    tile.height = warps * a.warp_rows - 2 * a.halo_y;
     PlanarParams& planar = a.planar;
     planar.together = pixels_together(p);
     planar.group_channels = int(p.group_channels());
     const int64_t tiles = p.batch * p.groups * tile.rows * tile.columns;
-    planar.splits = choose_splits(p, tiles, 2, 16);
+    planar.splits = choose_splits(p, tiles, kMostThreads / (warps * kWarp));
     planar.split_channels = int(ceil_div(planar.group_channels, planar.splits));
     planar.splits = int(ceil_div(planar.group_channels, planar.split_channels));
     const int64_t bytes = int64_t(sizeof(float)) * 2 * K * warps * a.warp_rows * a.width +

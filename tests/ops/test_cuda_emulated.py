@@ -116,11 +116,12 @@ def test_channels_last(emulator, dtype, down):
 def test_small_maps_are_cut_finer(emulator):
     """With many multiprocessors to fill: channels split over blocks and over the warps of one."""
     sizes = (5, 1, 2, False)
-    for layout, expected_kernels in (
-        ('contiguous', {'reassemble_planar', 'correlate_planar_sliced', 'scatter_planar'}),
-        ('channels_last', LAST),
+    for channels, layout, expected_kernels in (
+        (20, 'contiguous', {'reassemble_planar', 'correlate_planar_sliced', 'scatter_planar'}),
+        (132, 'contiguous', {'reassemble_planar', 'correlate_planar_sliced_8', 'scatter_planar'}),
+        (132, 'channels_last', LAST),
     ):
-        inputs = make_inputs((1, 132, 3, 5), *sizes, torch.float32, layout)
+        inputs = make_inputs((1, channels, 3, 5), *sizes, torch.float32, layout)
         kernels = compare(emulator, inputs, sizes, TOLERANCE[torch.float32], order=6, multiprocessors=132)
         assert kernels == expected_kernels
 
@@ -141,13 +142,30 @@ def test_tiny_and_narrow_maps(emulator):
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_any_strides(emulator, layout):
     """The kernel that is chosen suits the layout; slices are neither aligned nor dense."""
-    chosen = dict(contiguous='planar', channels_last='last', sliced='planar', transposed='generic')
+    chosen = dict(contiguous='planar', channels_last='last', sliced='planar', transposed='planar')
     for dtype in (torch.float32, torch.bfloat16):
         sizes = (3, 1, 2, False)
         inputs = make_inputs((2, 4, 5, 11), *sizes, dtype, layout)
         kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], order=7)
         if layout in chosen:
             assert f'reassemble_{chosen[layout]}' in kernels
+
+
+def test_strides_alone_do_not_lead_to_the_generic_kernels(emulator):
+    """The gradient of a sum, two layouts, channels_last with odd channels: copies of them are served."""
+    last = LAYOUTS['channels_last']
+    for channels, of_features, of_grad in (
+        (4, lambda x: x, lambda x: torch.ones((), dtype=x.dtype).expand(x.shape)),
+        (4, lambda x: x, last),
+        (4, last, lambda x: x),
+        (6, last, last),
+    ):
+        for dtype in (torch.float32, torch.bfloat16):
+            sizes = (3, 1, 2, False)
+            features, masks, logits, grad = make_inputs((2, channels, 3, 5), *sizes, dtype)
+            inputs = of_features(features), masks, logits, of_grad(grad)
+            kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], order=9)
+            assert not [kernel for kernel in kernels if 'generic' in kernel]
 
 
 def test_any_two_dtypes(emulator):
