@@ -17,7 +17,9 @@ Launched first_of(const Problem& p, void* stream, Launch last, Launch planar, La
 } // namespace
 
 Launched reassemble(const Problem& p, void* stream) {
-  return first_of(p, stream, reassemble_last, reassemble_planar, reassemble_generic);
+  const Launched launched = reassemble_tensor(p, stream);
+  return launched.kernel ? launched
+                         : first_of(p, stream, reassemble_last, reassemble_planar, reassemble_generic);
 }
 
 Launched correlate(const Problem& p, void* stream) {
