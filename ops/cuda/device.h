@@ -83,6 +83,33 @@ CARAFE_DEVICE void wait_copies() {
 #endif
 }
 
+// d += a * b for 16 channels x 8 columns over 16 taps, pairs of 16-bit values to a
+// word, the matrices spread over the warp as PTX says of mma.m16n8k16. From 8.0 on.
+template <int kBFloat16>
+CARAFE_DEVICE void multiply_add(float* d, const uint32_t* a, const uint32_t* b) { // [4], [4], [2]
+#if __CUDA_ARCH__ >= 800
+  if constexpr (kBFloat16)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap(); // has_tensor_cores kept it away
+#endif
+}
+
+// Whether the code of a kernel that this device runs was compiled for 8.0 or later.
+template <typename... Parameters>
+bool has_tensor_cores(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 80;
+}
+
 template <typename... Parameters, typename... Arguments>
 int launch(
     void (*kernel)(Parameters...),

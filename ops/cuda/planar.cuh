@@ -210,13 +210,12 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
 
 // Into how many blocks the channels of each of some tiles are split, where a
 // processor holds `resident` blocks: the least time by whole waves of blocks, each
-// of which takes about 16 channels' time to load its weights.
-inline int choose_splits(const Problem& p, int64_t tiles, int64_t resident) {
-  constexpr int64_t kWeights = 16;
+// of which takes about the time of `weights` channels to load its weights.
+inline int choose_splits(const Problem& p, int64_t tiles, int64_t resident, int64_t weights = 16) {
   const int64_t channels = p.group_channels(), wave = resident * p.multiprocessors;
   int64_t best = 1, least = INT64_MAX;
-  for (int64_t splits = 1; splits <= min_of(channels / kWeights, 64) || splits == 1; ++splits) {
-    const int64_t cost = ceil_div(tiles * splits, wave) * (ceil_div(channels, splits) + kWeights);
+  for (int64_t splits = 1; splits <= min_of(channels / weights, 64) || splits == 1; ++splits) {
+    const int64_t cost = ceil_div(tiles * splits, wave) * (ceil_div(channels, splits) + weights);
     if (cost < least) {
       least = cost;
       best = splits;

@@ -93,5 +93,7 @@ Launched scatter_last(const Problem& problem, void* stream);
 Launched reassemble_planar(const Problem& problem, void* stream);
 Launched correlate_planar(const Problem& problem, void* stream);
 Launched scatter_planar(const Problem& problem, void* stream);
+// In 16 bits, on tensor cores: dense rows, (5, 2).
+Launched reassemble_tensor(const Problem& problem, void* stream);
 
 } // namespace carafe

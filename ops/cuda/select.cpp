@@ -22,10 +22,15 @@ Launched first_of(const Problem& p, void* stream, Host& host, Launch last, Launc
   return launched;
 }
 
+Launched reassemble_rows(const Problem& p, void* stream) {
+  const Launched launched = reassemble_tensor(p, stream);
+  return launched.kernel == nullptr ? reassemble_planar(p, stream) : launched;
+}
+
 } // namespace
 
 Launched reassemble(const Problem& p, void* stream, Host& host) {
-  const Launched launched = first_of(p, stream, host, reassemble_last, reassemble_planar);
+  const Launched launched = first_of(p, stream, host, reassemble_last, reassemble_rows);
   return launched.kernel == nullptr ? reassemble_generic(p, stream) : launched;
 }
 

@@ -113,6 +113,99 @@ def test_channels_last(emulator, dtype, down):
         assert kernels == LAST
 
 
+def run_chosen(emulator, features, weights, grad, softmax, order=0):
+    """Reassembly of 5 x 5 by 2 by the kernel that is chosen, one group."""
+    result = emulated.like(grad.shape, features)
+    sizes = (5, 1, 2, False)
+    tensors = [features, result, weights, None]
+    return result, emulator.run('reassemble', tensors, result, sizes, softmax, order)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_tensor_cores(emulator, dtype):
+    """Tiles of both shapes, several and partial ones, channels past a multiple of 16, groups, splits."""
+    for shape, groups, multiprocessors, order in (
+        ((1, 16, 1, 2), 1, 1, 0),
+        ((2, 40, 5, 14), 2, 1, 1),
+        ((1, 33, 9, 36), 1, 1, 5),
+        ((1, 130, 3, 4), 1, 132, 6),
+    ):
+        sizes = (5, groups, 2, False)
+        inputs = make_inputs(shape, *sizes, dtype)
+        features, masks, logits, grad = inputs
+        exact = expected(*inputs, *sizes)
+        for softmax, weights, result_exact in ((False, masks, exact[0]), (True, logits, exact[3])):
+            result = emulated.like(grad.shape, features)
+            tensors = [features, result, weights, None]
+            kernel = emulator.run(
+                'reassemble', tensors, result, sizes, softmax, order, multiprocessors=multiprocessors
+            )
+            assert kernel == 'reassemble_tensor'
+            atol = TOLERANCE[dtype] * max(1, abs(result_exact).max())
+            torch.testing.assert_close(result.double(), torch.from_numpy(result_exact), rtol=0, atol=atol)
+
+
+def test_tensor_cores_lose_nothing_of_the_weights(emulator):
+    """Weights of float32, and a softmax's, count to their last bit: halves of features cancel."""
+    sizes = (5, 1, 2, False)
+    for dtype, weights_dtype in (
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.float16),
+        (torch.float16, torch.float32),
+    ):
+        features, masks, logits, grad = make_inputs((1, 16, 3, 6), *sizes, torch.float32)
+        signs = (-1.0) ** (torch.arange(3)[:, None] + torch.arange(6))
+        features = (64 * signs).expand(1, 16, 3, 6).to(dtype).contiguous()
+        for softmax, weights in ((False, masks / 1024), (True, logits / 8)):
+            weights = weights.to(weights_dtype)
+            result, kernel = run_chosen(emulator, features, weights, grad, softmax)
+            chosen = softmax or dtype == torch.bfloat16  # float16 masks could overflow, or vanish
+            assert kernel == f'reassemble_{"tensor" if chosen else "planar"}'
+            if softmax:
+                exact = reference.carafe_softmax(features.double(), weights.double(), *sizes[:3])
+            else:
+                exact = reference.carafe(features.double(), weights.double(), *sizes[:3])
+            half_an_ulp = 2.0 ** (-8 if dtype == torch.bfloat16 else -11)
+            torch.testing.assert_close(result.double(), exact, rtol=1.01 * half_an_ulp, atol=1e-4)
+
+
+@pytest.mark.parametrize('softmax', [False, True], ids=['masks', 'logits'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_tensor_cores_keep_what_is_not_finite_to_its_pixels(emulator, dtype, softmax):
+    """Two cells share a window: what one of them alone reads must not become NaN in the other."""
+    features, masks, logits, grad = make_inputs((1, 20, 7, 18), 5, 1, 2, False, dtype)
+    features[0, 3, 2, 4] = torch.inf
+    features[0, 3, 6, 17] = -torch.inf
+    features[0, 17, 4, 9] = torch.nan
+    weights = logits if softmax else masks
+    weights[0, 0, 0, 0] = torch.nan  # its tap lies outside the map
+    weights[0, 12, 5, 7] = torch.inf
+    form = reference.carafe_softmax if softmax else reference.carafe
+    result, kernel = run_chosen(emulator, features, weights, grad, softmax, order=3)
+    assert kernel == 'reassemble_tensor'
+    exact = form(features.double(), weights.double(), 5, 1, 2)
+    assert torch.equal(result.isnan(), exact.isnan()) and torch.equal(result.isinf(), exact.isinf())
+    finite = exact.isfinite()
+    atol = TOLERANCE[dtype] * exact[finite].abs().max()
+    torch.testing.assert_close(result[finite].double(), exact[finite], rtol=0, atol=atol)
+
+
+def test_where_tensor_cores_do_not_serve(emulator):
+    for shape, change in (
+        ((1, 16, 3, 5), lambda x: x),  # odd rows are not whole words
+        ((1, 15, 3, 6), lambda x: x),  # too few channels
+        ((1, 16, 3, 6), LAYOUTS['sliced']),  # not aligned
+        ((1, 16, 3, 6), torch.Tensor.float),
+    ):
+        features, masks, _, grad = make_inputs(shape, 5, 1, 2, False, torch.bfloat16)
+        features = change(features)
+        result, kernel = run_chosen(emulator, features, masks, grad, False)
+        assert kernel == 'reassemble_planar'
+        exact = reference.carafe(features.double(), masks.double(), 5, 1, 2)
+        atol = TOLERANCE[torch.bfloat16] * exact.abs().max()
+        torch.testing.assert_close(result.double(), exact, rtol=0, atol=atol)
+
+
 def test_small_maps_are_cut_finer(emulator):
     """With many multiprocessors to fill: channels split over blocks and over the warps of one."""
     sizes = (5, 1, 2, False)
@@ -204,11 +297,18 @@ def test_softmax_of_extreme_logits(emulator, family):
     torch.testing.assert_close(result, reference.carafe_softmax(features, logits, 3, 1, 2), equal_nan=True)
 
 
-@pytest.mark.parametrize('layout, shape', [('contiguous', (1, 6, 13, 33)), ('channels_last', (1, 68, 5, 9))])
-def test_results_do_not_depend_on_the_order_of_threads(emulator, layout, shape):
+@pytest.mark.parametrize(
+    'layout, shape, dtype',
+    [
+        ('contiguous', (1, 6, 13, 33), torch.float32),
+        ('contiguous', (1, 50, 10, 18), torch.bfloat16),
+        ('channels_last', (1, 68, 5, 9), torch.float32),
+    ],
+)
+def test_results_do_not_depend_on_the_order_of_threads(emulator, layout, shape, dtype):
     """Bit for bit, in ascending, descending and permuted order: every barrier that is needed is there."""
     sizes = (5, 1, 2, False)
-    inputs = make_inputs(shape, *sizes, torch.float32, layout)
+    inputs = make_inputs(shape, *sizes, dtype, layout)
     first, *others = (computed(emulator, inputs, sizes, order=order)[0] for order in (0, 1, 11))
     for other in others:
         assert all(torch.equal(x, y) for x, y in zip(first, other, strict=True))

@@ -140,6 +140,45 @@ void wait_copies() {
   emulator::wait_copies(kPending);
 }
 
+// mma.m16n8k16, its fragments as the PTX ISA gives them: `group` is lane / 4, `pair`
+// lane % 4; element i of a fragment is the low (even i) or high half of word i / 2.
+template <int kBFloat16>
+void multiply_add(float* d, const uint32_t* a, const uint32_t* b) {
+  const auto value = [](uint32_t word, int i) {
+    const uint16_t half = uint16_t(i % 2 ? word >> 16 : word);
+    return kBFloat16 ? __uint_as_float(uint32_t(half) << 16) : half_to_float(half);
+  };
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  float left[16][16], right[16][8];
+  for (int word = 0; word < 6; ++word) {
+    emulator::next_exchange();
+    std::memcpy(emulator::exchange_slot(int(threadIdx.x) % 32), words + word, 4);
+    emulator::warp_barrier();
+    for (int lane = 0; lane < 32; ++lane) {
+      uint32_t bits;
+      std::memcpy(&bits, emulator::exchange_slot(lane), 4);
+      const int group = lane / 4, pair = lane % 4;
+      for (int half = 0; half < 2; ++half) {
+        const int i = (word < 4 ? word : word - 4) * 2 + half;
+        if (word < 4)
+          left[i < 2 || (i >= 4 && i < 6) ? group : group + 8][pair * 2 + (i & 1) + (i >= 4 ? 8 : 0)] =
+              value(bits, i);
+        else
+          right[pair * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = value(bits, i);
+      }
+    }
+  }
+  const int group = int(threadIdx.x) % 32 / 4, pair = int(threadIdx.x) % 4;
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 16; ++k)
+      d[i] += left[i < 2 ? group : group + 8][k] * right[k][pair * 2 + (i & 1)];
+}
+
+template <typename... Parameters>
+bool has_tensor_cores(void (*)(Parameters...)) {
+  return true;
+}
+
 template <typename... Parameters, typename... Arguments>
 int launch(
     void (*kernel)(Parameters...),

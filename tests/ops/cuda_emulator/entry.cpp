@@ -110,6 +110,7 @@ extern "C" const char* emulator_run(
       CARAFE_RUN(reassemble_generic), CARAFE_RUN(correlate_generic), CARAFE_RUN(scatter_generic),
       CARAFE_RUN(reassemble_planar),  CARAFE_RUN(correlate_planar),  CARAFE_RUN(scatter_planar),
       CARAFE_RUN(reassemble_last),    CARAFE_RUN(correlate_last),    CARAFE_RUN(scatter_last),
+      CARAFE_RUN(reassemble_tensor),
   };
   const struct {
     const char* name;
