@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
       block.image * p.features.stride[0] + first * p.features.stride[1];
   source += inside ? feature_y * p.features.stride[2] + feature_x : 0;
   const auto fetch = [&](int c) {
-    if (c < channels && tile_row < L::kRows) {
+    if (tile_row < L::kRows) {
       uint32_t* target = tiles + c / kSlab % 2 * L::kStage + tile_row * L::kPitch + tile_word;
 #pragma unroll
       for (int i = 0; i < kSlab; ++i) {
