@@ -34,6 +34,7 @@ from carafe_plugin.analysis.kernels import (  # noqa: E402
     recorded,
 )
 from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.engine.launch import read_config  # noqa: E402
 from carafe_plugin.upsamplers import Upsampler  # noqa: E402
 
 matplotlib.use('Agg')
@@ -208,7 +209,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def visualize(argv: list[str] | None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
-    model = load_model(args)
+    model = load_model(read_config(args.config, None), args)
     check_neck(model, args.config)
     picture, inputs, scale = read_image(model, args.image)
     steps = find_steps(model, inputs)[::-1]  # necks go from coarse to fine

@@ -70,11 +70,11 @@ CARAFE_DEVICE float reduce_scatter(float* value) {
 }
 
 // B: a warp takes a cell, its lanes the channels of the group, 32 pairs of tap and
-// phase at a time (one phase: 16, for want of registers), whose sums then go one to a lane.
+// phase at a time (float, or one phase: 16, for want of registers), whose sums then go one to a lane.
 template <typename T, int kPhases>
 __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last_kernel(const LastParams a) {
   CARAFE_SHARED(shared); // the table, sums, and with softmax the probabilities
-  constexpr int kSums = kPhases == 1 ? 16 : 32, kTaps = kSums / kPhases;
+  constexpr int kSums = kPhases == 1 || sizeof(T) == 4 ? 16 : 32, kTaps = kSums / kPhases;
   const Problem& p = a.problem;
   const Block block = block_at(a);
   const Cells cells{block.y, block.x, a.height, a.width};
@@ -105,16 +105,16 @@ __global__ void __launch_bounds__(kThreads, kPhases == 4 ? 2 : 1) correlate_last
 #pragma unroll
           for (int q = 0; q < kPhases; ++q)
             load_quad(grad[q], output + table[phase + q] + c, p.output.dtype);
-          int fy = top + first_row, j = first_column;
-          int offset = 0;
+          int fy = top + first_row, fx = left + first_column;
+          int offset = c;
 #pragma unroll
           for (int t = 0; t < kTaps; ++t) { // past the last tap the sums go nowhere
             float feature[kQuad];
-            const bool inside = fy >= 0 && fy < p.in_h && left + j >= 0 && left + j < p.in_w;
-            load_feature(feature, first_feature + c + offset, inside, p.features.dtype);
+            const bool inside = unsigned(fy) < unsigned(p.in_h) && unsigned(fx) < unsigned(p.in_w);
+            load_feature(feature, first_feature + offset, inside, p.features.dtype);
             offset += next;
-            if (++j == k) {
-              j = 0, ++fy;
+            if (++fx == left + k) {
+              fx = left, ++fy;
               offset += next_row;
             }
 #pragma unroll

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -120,8 +120,6 @@ def run(work_dir, sampler, *, by_epoch=False, workers=0, load_from=None):
 )
 def test_resumed_run_has_the_losses_of_an_undisturbed_one(tmp_path, monkeypatch, sampler, options):
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)  # 2 s at each end of the data
-    # A Runner leaves its default scope behind, in which other tests would build.
-    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
     whole = run(tmp_path / 'whole', sampler, **options)
     name = 'epoch_1.pth' if options.get('by_epoch') else 'iter_4.pth'
     resumed = run(tmp_path / 'resumed', sampler, load_from=tmp_path / 'whole' / name, **options)
