@@ -73,10 +73,8 @@ struct ReassembleLast {
           Vec<Acc> weight = splat<Acc>(weights[phase * n]);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
-          for (int v = 0; v < V; ++v) {
+          for (int v = 0; v < V; ++v)
             sum[phase][v] += weight * feature[v];
-            CARAFE_IN_REGISTER(sum[phase][v]);
-          }
         }
       }
     }
