@@ -74,12 +74,12 @@ def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, C
             continue
         mean, spread = mean_and_spread([metrics[metric] for metrics in found])
         point = costs[name].latency, mean
-        ax.errorbar(*point, yerr=spread, fmt='o', ms=6, capsize=3)
-        ax.annotate(name, point, xytext=(6, 4), textcoords='offset points')
+        ax.errorbar(*point, yerr=spread, fmt='o', ms=6, capsize=3, label=name)
     ax.set(title=title, xlabel='latency, ms per image', ylabel=metric.split('/')[-1])
     ax.margins(0.15)
     ax.grid(alpha=0.3, lw=0.6)
     ax.spines[['top', 'right']].set_visible(False)
+    fig.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
     fig.savefig(path, dpi=150)
     plt.close(fig)
 
