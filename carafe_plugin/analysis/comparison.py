@@ -79,7 +79,8 @@ def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, C
     ax.margins(0.15)
     ax.grid(alpha=0.3, lw=0.6)
     ax.spines[['top', 'right']].set_visible(False)
-    fig.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
+    if any(name in costs for name in by_variant(results)):
+        fig.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=7)
     fig.savefig(path, dpi=150)
     plt.close(fig)
 
