@@ -7,32 +7,40 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
-from PIL import Image
+from mmengine.dataset import Compose
 from tqdm import tqdm
 
+from .config_parts import type_name
 from .errors import UserError
 from .overlay import picture
 
 SIDE = 480  # smaller images are enlarged to about this
 
 
-def read_truth(folder: Path, images: Sequence[Path], meta: dict) -> list[np.ndarray]:
+def read_truth(folder: Path, images: Sequence[Path], model: torch.nn.Module) -> list[np.ndarray]:
     """The label map FOLDER/NAME.png of each image, as the model's classes.
 
     Raises:
-        UserError: there is none, or it is of another size than its image.
+        UserError: there is none, it is of another size than its image, or it has a label that the config's
+            ``MapLabels`` does not know.
     """
+    pipeline = model.cfg.test_dataloader.dataset.pipeline
+    mapping = [step for step in pipeline if type_name(step) == 'MapLabels']
+    load = Compose([dict(type='LoadAnnotations'), *mapping])
+    meta = {key: model.dataset_meta.get(key) for key in ('label_map', 'reduce_zero_label')}
     maps = []
     for image in images:
         file = folder / f'{image.stem}.png'
         if not file.is_file():
             raise UserError(f'{file}: no such label map, for {image}')
-        labels = np.array(Image.open(file))
+        try:
+            loaded = load(dict(seg_map_path=str(file), seg_fields=[], **meta))
+        except ValueError as error:
+            raise UserError(error) from error
+        labels = loaded['gt_seg_map']
         size = mmcv.imread(image).shape[:2]
         if labels.shape != size:
             raise UserError(f'{file} has the shape {labels.shape}, its image {size}')
-        if meta.get('reduce_zero_label'):
-            labels = np.where(labels == 0, 255, labels - 1)
         maps.append(labels)
     return maps
 
@@ -50,7 +58,7 @@ def demo(model: torch.nn.Module, images: Sequence[Path], files: Sequence[Path], 
 
     model.cfg.setdefault('test_pipeline', model.cfg.test_dataloader.dataset.pipeline)  # where mmseg looks
     meta = model.dataset_meta
-    maps = read_truth(truth, images, meta) if truth else []
+    maps = read_truth(truth, images, model) if truth else []
     titles = ['image', *['ground truth'] * bool(maps), 'prediction']
     sheets: dict[Path, list] = {}
     for index, (path, file) in enumerate(zip(tqdm(images, desc='demo', unit='image'), files, strict=True)):

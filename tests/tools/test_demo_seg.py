@@ -11,7 +11,9 @@ from mmseg.apis import init_model
 from PIL import Image
 
 from carafe_plugin.datasets import make_shapes
+from carafe_plugin.engine.errors import UserError
 from carafe_plugin.engine.overlay import blend, legend, picture
+from carafe_plugin.engine.seg_demo import read_truth
 from tests.engine.helpers import ROOT, load_tool, run_tool
 
 CONFIG = ROOT / 'configs' / 'quickstart' / 'upernet_r18_carafe_shapes.py'
@@ -65,6 +67,20 @@ def test_demo(setting, tmp_path, capsys, monkeypatch, grid):
     assert '2 images drawn' in capsys.readouterr().out
 
 
+def test_truth_is_of_the_classes_of_the_config(setting):
+    """Six categories in the files, one class in the config: the columns can be compared."""
+    validation = setting / 'shapes' / 'ade' / 'annotations' / 'validation'
+    images = [setting / 'shapes' / 'ade' / 'images' / 'validation' / 'val_00000.jpg']
+    model = init_model(str(setting / 'config.py'), str(setting / 'work' / 'iter_1.pth'), device='cpu')
+    (labels,) = read_truth(validation, images, model)
+    with Image.open(validation / 'val_00000.png') as stored:
+        assert len(np.unique(stored)) > 2
+        np.testing.assert_array_equal(labels, np.array(stored) > 0)
+    model.cfg.test_dataloader.dataset.pipeline[2]['label_map'] = [0, 1]
+    with pytest.raises(UserError, match=r'val_00000.png: label_map leaves label \d unmapped'):
+        read_truth(validation, images, model)
+
+
 def test_demo_names_a_missing_label_map(setting, tmp_path, capsys):
     argv = [setting / 'shapes' / 'train', '--config', setting / 'config.py', '--max-images', '1']
     argv += ['--checkpoint', setting / 'work' / 'iter_1.pth', '--out', tmp_path / 'out', '--device', 'cpu']
@@ -92,7 +108,7 @@ def test_stock_weights_start_a_carafe_model(setting):
     assert not keys.unexpected_keys
     assert all(key.startswith('decode_head.upsamplers.') for key in keys.missing_keys)
     with torch.no_grad():
-        assert ours(torch.rand(1, 3, 64, 96)).shape == (1, 7, 16, 24)
+        assert ours(torch.rand(1, 3, 64, 96)).shape == (1, 2, 16, 24)
 
 
 def test_the_legend_names_what_occurs():
