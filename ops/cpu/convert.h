@@ -184,6 +184,19 @@ CARAFE_INLINE Vec<float> load_part(const float* source, int64_t count) {
 }
 #endif
 
+// The first `count` lanes, at most all.
+template <typename T>
+CARAFE_INLINE void store_part(T* target, Vec<T> value, int64_t count) {
+  T part[kLanes<T>];
+  store(part, value);
+  __builtin_memcpy(target, part, size_t(count) * sizeof(T));
+}
+#if defined(__AVX512BW__)
+CARAFE_INLINE void store_part(float* target, Vec<float> value, int64_t count) {
+  _mm512_mask_storeu_ps(target, __mmask16((1u << count) - 1), bits<__m512>(value));
+}
+#endif
+
 // At most a vector.
 template <typename T>
 CARAFE_INLINE void copy_part(T* target, const T* source, int64_t count) {

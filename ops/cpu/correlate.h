@@ -23,7 +23,7 @@ struct Correlate {
       rows = (p.chunk_h - 1) * p.step + p.kernel_size;
       sums = arena.take<Acc>(p.chunk_h * (lanes / n) * weight_block_size<Acc>(p));
       weights = arena.take<Acc>(p.softmax ? lanes / n * weight_block_size<Acc>(p) : 0);
-      output = arena.take<Acc>(p.block_channels * phases2 * lanes);
+      output = arena.take<Acc>(lanes / n * output_block_size<Acc>(p, p.block_channels));
       features = arena.take<Acc>(p.block_channels * rows * p.step * plane);
       row = arena.take<Acc>(entries * phases2 + lanes * p.phases);
     }
@@ -49,8 +49,8 @@ struct Correlate {
   }
 
   // T taps of one kernel row, P phases, one vector of cells; all channels of
-  // the block.
-  template <int T, int P>
+  // the block. V is a whole vector or the upper half of one.
+  template <int T, int P, typename V>
   static void block(
       const Acc* features, // [channels, rows, step * plane], from the first tap on
       const Acc* output, // [channels, padded phases, lanes]
@@ -59,22 +59,22 @@ struct Correlate {
       int64_t channels,
       int64_t feature_stride,
       int64_t padded) {
-    Vec<Acc> sum[T][P];
+    V sum[T][P];
     CARAFE_UNROLL
     for (int t = 0; t < T; ++t)
       CARAFE_UNROLL
       for (int phase = 0; phase < P; ++phase)
-        sum[t][phase] = load(sums + (t * padded + phase) * n);
+        sum[t][phase] = load_as<V>(sums + (t * padded + phase) * n);
     for (int64_t c = 0; c < channels; ++c) {
-      Vec<Acc> grad[P];
+      V grad[P];
       CARAFE_UNROLL
       for (int phase = 0; phase < P; ++phase) {
-        grad[phase] = load(output + phase * n);
+        grad[phase] = load_as<V>(output + phase * n);
         CARAFE_IN_REGISTER(grad[phase]);
       }
       CARAFE_UNROLL
       for (int t = 0; t < T; ++t) {
-        Vec<Acc> feature = load(features + offsets[t]);
+        V feature = load_as<V>(features + offsets[t]);
         CARAFE_IN_REGISTER(feature);
         CARAFE_UNROLL
         for (int phase = 0; phase < P; ++phase) {
@@ -101,17 +101,28 @@ struct Correlate {
     return take == 4 && !kManyRegisters ? 2 : take;
   }
 
-  template <int T>
+  template <int T, typename V>
   static Block choose(int64_t take) {
-    return take == 1 ? block<T, 1> : take == 2 ? block<T, 2> : take == 3 ? block<T, 3> : block<T, 4>;
+    return take == 1 ? block<T, 1, V>
+        : take == 2  ? block<T, 2, V>
+        : take == 3  ? block<T, 3, V>
+                     : block<T, 4, V>;
   }
+
+  // For each number of taps; the second row for the tail of a row of cells.
+  using Blocks = Block[2][6];
 
   static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
     Arena arena{uintptr_t(memory)};
     const Scratch scratch(p, arena);
     const int64_t take = take_phases(p);
-    const Block blocks[6] = {
-        nullptr, choose<1>(take), choose<2>(take), choose<3>(take), choose<4>(take), choose<5>(take)};
+    using V = Vec<Acc>;
+    using H = Tail<Acc>;
+    const Blocks blocks = {
+        {nullptr, choose<1, V>(take), choose<2, V>(take), choose<3, V>(take), choose<4, V>(take),
+         choose<5, V>(take)},
+        {nullptr, choose<1, H>(take), choose<2, H>(take), choose<3, H>(take), choose<4, H>(take),
+         choose<5, H>(take)}};
     for (int64_t index = begin; index < end; ++index)
       run_item(p, item_at(p, index), scratch, blocks);
   }
@@ -120,7 +131,7 @@ struct Correlate {
       const Params& p,
       const Item& item,
       const Scratch& s,
-      const Block* blocks) {
+      const Blocks& blocks) {
     const int64_t k = p.kernel_size, rows = item.last_row - item.first_row;
     const int64_t padded = padded_phases(p), width = p.step * s.plane;
     const int64_t vectors = ceil_div(item.columns, n), size = weight_block_size<Acc>(p);
@@ -137,7 +148,7 @@ struct Correlate {
           tap_position(item.first_row, p.step, 0, k / 2), (rows - 1) * p.step + k,
           item.first_column);
       for (int64_t row = 0; row < rows; ++row) {
-        // [vectors, channels, padded phases, lanes]: a block reads one stream
+        // [vectors] of [channels, padded phases, lanes]: a block reads one stream
         pack_output(
             s.output, p, item.image, first, count, item.first_row + row, item.first_column,
             item.columns, s.row);
@@ -146,10 +157,13 @@ struct Correlate {
             prefetch_output(
                 p, item.image, first, count, item.first_row + row + 1, item.first_column,
                 item.columns, v, vectors);
+          const bool tail = v + 1 == vectors && has_tail<Acc>(item.columns);
+          const int64_t skipped = tail ? n / 2 : 0;
           accumulate(
-              p, s, blocks,
-              s.features + row * p.step * width + vector_start<Acc>(v * n, item.columns),
-              s.output + v * count * padded * n, s.sums + row * row_size + v * size, count);
+              p, s, blocks[tail],
+              s.features + row * p.step * width + vector_start<Acc>(v * n, item.columns) + skipped,
+              s.output + v * output_block_size<Acc>(p, count) + skipped,
+              s.sums + row * row_size + v * size + skipped, count);
         }
       }
     }
@@ -172,7 +186,7 @@ struct Correlate {
   static void accumulate(
       const Params& p,
       const Scratch& s,
-      const Block* blocks,
+      const Block (&blocks)[6],
       const Acc* tile, // [channels, rows, step * plane], from the first tap on
       const Acc* output, // [channels, padded phases, lanes]
       Acc* sums, // [k * k, padded phases, lanes]

@@ -26,25 +26,59 @@ prefetch_row(const TensorView& tensor, int64_t offset, int64_t stride, int64_t c
     __builtin_prefetch(row + byte, write, 2); // as far as L2
 }
 
-// Neighbouring pixels to two phases of one vector of cells, and back.
-template <typename Acc>
-CARAFE_INLINE void load_pair(Acc* target, const Acc* source) { // [2, lanes], [2 * lanes]
+// Neighbouring pixels to two phases of one vector of cells. Of 16 bits a pair is one
+// word, here and on the way back. Fewer than all the cells where `count` says so.
+template <typename Acc, typename S>
+CARAFE_INLINE void load_pair(
+    Acc* target, // [2, lanes]
+    const S* source, // [2 * count]
+    int64_t count = kLanes<Acc>) {
   constexpr int n = kLanes<Acc>;
   Vec<Acc> even, odd;
-  deinterleave<Acc>(load(source), load(source + n), even, odd, AllLanes<Acc>{});
+  if constexpr (kIs16Bit<S>) {
+    const auto* words = (const float*)source;
+    const Words pair = bits<Words>(count == n ? load(words) : load_part(words, count));
+    even = widen(pair & 0xffff, S{});
+    odd = widen(pair >> 16, S{});
+  } else {
+    const int64_t first = 2 * count < n ? 2 * count : n;
+    const Vec<Acc> low = count == n ? load(source) : load_part(source, first);
+    const Vec<Acc> high = count == n ? load(source + n) : load_part(source + first, 2 * count - first);
+    deinterleave<Acc>(low, high, even, odd, AllLanes<Acc>{});
+  }
   store(target, even);
   store(target + n, odd);
 }
-template <typename Acc, typename Out>
-CARAFE_INLINE void store_pair(Out* target, Vec<Acc> even, Vec<Acc> odd) { // [2 * lanes]
-  if constexpr (kIs16Bit<Out>) { // of float: a pair of pixels is one word
+
+// And back: of all cells, of the upper half, or of the first `count`.
+enum class Lanes { kAll, kUpper, kFirst };
+template <typename Acc, Lanes lanes = Lanes::kAll, typename Out>
+CARAFE_INLINE void store_pair(
+    Out* target, // [2 * lanes]
+    Vec<Acc> even,
+    Vec<Acc> odd,
+    int64_t count = kLanes<Acc>) {
+  constexpr int n = kLanes<Acc>;
+  if constexpr (kIs16Bit<Out>) {
     const Words pair = narrow(even, Out{}) | narrow(odd, Out{}) << 16;
-    __builtin_memcpy(target, &pair, sizeof pair);
+    constexpr int skipped = lanes == Lanes::kUpper ? n : 0; // pixels
+    if constexpr (lanes == Lanes::kFirst)
+      store_part((float*)target, bits<Vec<float>>(pair), count);
+    else
+      __builtin_memcpy(
+          target + skipped, (const Out*)&pair + skipped, sizeof pair - skipped * sizeof(Out));
   } else {
     Vec<Acc> low, high;
     interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
-    store(target, low);
-    store(target + kLanes<Acc>, high);
+    if constexpr (lanes == Lanes::kFirst) {
+      const int64_t first = 2 * count < n ? 2 * count : n;
+      store_part(target, low, first);
+      store_part(target + n, high, 2 * count - first);
+      return;
+    }
+    if (lanes == Lanes::kAll)
+      store(target, low);
+    store(target + n, high);
   }
 }
 
@@ -112,11 +146,68 @@ CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count) {
   return cell + n > count && count >= n ? count - n : cell;
 }
 
+// Whether the last vector of a row does with its upper half: the other one belongs to
+// the vector before it as well.
+template <typename Acc>
+CARAFE_INLINE bool has_tail(int64_t count) {
+  constexpr int n = kLanes<Acc>;
+  return kHalves && count > n && count % n != 0 && count % n <= n / 2;
+}
+
+// channels_last: `channels` of each of `count` pixels, at least a vector of them, from
+// or to packed blocks of lanes of pixels, the last block first (see unpack_weights). The last
+// vector of channels overlaps, too.
+template <bool to_tensor, typename T>
+void move_channels(
+    T* packed, // [blocks, channels, lanes], block_stride and channel_stride apart
+    int64_t block_stride,
+    int64_t channel_stride,
+    const TensorView& tensor,
+    int64_t offset,
+    int64_t stride, // of a pixel
+    int64_t channels,
+    int64_t count) {
+  constexpr int n = kLanes<T>;
+  for (int64_t block = (count - 1) / n; block >= 0; --block) {
+    const int64_t pixel = vector_start<T>(block * n, count);
+    const int64_t pixels = count - pixel < n ? count - pixel : n;
+    for (int64_t first = 0; first < channels; first += n) {
+      const int64_t c = vector_start<T>(first, channels), at = offset + pixel * stride + c;
+      T* lanes = packed + block * block_stride + c * channel_stride;
+      if constexpr (to_tensor)
+        store_channels(tensor, at, stride, lanes, channel_stride, pixels);
+      else
+        load_channels(lanes, channel_stride, tensor, at, stride, 0, pixels);
+    }
+  }
+}
+
+// A dense row of `count` cells of two pixels to vectors of one phase.
+template <typename Acc, typename S>
+CARAFE_INLINE void pack_pairs(
+    Acc* target, // [blocks, 2, lanes], blocks block_stride apart
+    int64_t block_stride,
+    const S* source,
+    int64_t count,
+    int64_t ahead) { // offset of the row that is packed next, for the prefetch
+  constexpr int n = kLanes<Acc>;
+  int64_t cell = 0;
+  for (; cell + n <= count; cell += n, target += block_stride) {
+    for (int byte = 0; byte < 2 * n * int(sizeof(S)); byte += 64)
+      __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
+    load_pair(target, source + 2 * cell);
+  }
+  if (cell < count && count >= n)
+    load_pair(target, source + 2 * (count - n));
+  else if (cell < count)
+    load_pair(target, source, count);
+}
+
 // A row of `count` cells, `phases` pixels each, from `offset` on, as vectors of
 // one phase: target[block * block_stride + phase * lanes + lane]. Lanes past
 // the last cell become zero.
 template <typename Acc>
-void pack_phases(
+CARAFE_INLINE void pack_phases(
     Acc* target,
     int64_t block_stride,
     const TensorView& tensor,
@@ -127,36 +218,19 @@ void pack_phases(
     int64_t ahead, // offset of the row that is packed next, for the prefetch
     Acc* row) { // scratch [ceil(count / lanes) * lanes * phases]
   constexpr int n = kLanes<Acc>;
-  int64_t cell = 0;
-  if (phases == 2 && is_dense<Acc>(tensor, stride)) {
-    const Acc* source = (const Acc*)tensor.data + offset;
-    for (; cell + n <= count; cell += n, target += block_stride) {
-      for (int byte = 0; byte < 2 * kVectorBytes; byte += 64)
-        __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
-      load_pair(target, source + 2 * cell);
+  if (phases == 2 && is_dense<Acc>(tensor, stride))
+    return pack_pairs(target, block_stride, (const Acc*)tensor.data + offset, count, ahead);
+  if constexpr (sizeof(Acc) == 4)
+    if (phases == 2 && stride == 1) {
+      if (tensor.dtype == Dtype::kBFloat16)
+        return pack_pairs(target, block_stride, (const BFloat16*)tensor.data + offset, count, ahead);
+      if (tensor.dtype == Dtype::kHalf)
+        return pack_pairs(target, block_stride, (const Half*)tensor.data + offset, count, ahead);
     }
-    const int64_t start = vector_start<Acc>(cell, count);
-    if (start < cell && cell < count)
-      return load_pair(target, source + 2 * start);
-    if (cell < count) { // too few for a vector
-      const int64_t low = 2 * count < n ? 2 * count : n;
-      Vec<Acc> even, odd;
-      deinterleave<Acc>(
-          load_part(source, low), load_part(source + low, 2 * count - low), even, odd,
-          AllLanes<Acc>{});
-      store(target, even);
-      store(target + n, odd);
-      return;
-    }
-  }
-  if (cell == count)
-    return;
-  const int64_t rest = count - cell;
-  const int64_t padded = ceil_div(rest, n) * n * phases;
-  load_row(row, tensor, offset + cell * phases * stride, stride, rest * phases);
-  fill_zero(row + rest * phases, padded - rest * phases);
-  for (int64_t first = 0; first < rest; first += n, target += block_stride) {
-    const Acc* block = row + vector_start<Acc>(first, rest) * phases;
+  load_row(row, tensor, offset, stride, count * phases);
+  fill_zero(row + count * phases, (ceil_div(count, n) * n - count) * phases);
+  for (int64_t first = 0; first < count; first += n, target += block_stride) {
+    const Acc* block = row + vector_start<Acc>(first, count) * phases;
     if (phases == 2) {
       load_pair(target, block);
       continue;

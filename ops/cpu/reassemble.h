@@ -53,6 +53,7 @@ struct Reassemble {
     void* data;
     int64_t channel, row; // strides
     bool pixels;
+    int64_t cells; // of a vector that is not full
     // Two rows of output pixels that will be written soon, null if they do not lie
     // together: their lines arrive while the block computes.
     const char* lines;
@@ -70,7 +71,7 @@ struct Reassemble {
 
   // One vector of cells, C channels, P phases of all. K > 0 fixes the kernel
   // size, of the up map only.
-  template <int K, int C, int P, typename Out>
+  template <int K, int C, int P, typename Out, Lanes lanes = Lanes::kAll>
   static void block(
       const Acc* features, // [C, rows, step * plane], from the first tap on
       const Acc* weights, // [k * k, padded phases, lanes]
@@ -79,9 +80,10 @@ struct Reassemble {
       int64_t plane,
       int64_t channel_stride, // of features
       int64_t padded) {
+    using V = If<lanes == Lanes::kUpper, Tail<Acc>, Vec<Acc>>;
     const int64_t k = K ? K : p.kernel_size;
     const int64_t width = K ? plane : p.step * plane;
-    Vec<Acc> sum[C][P] = {};
+    V sum[C][P] = {};
     for (int64_t a = 0; a < k; ++a) {
       const Acc* tap_row = features + a * width;
       // A few at a time: asked for together they would keep the loads waiting.
@@ -90,15 +92,15 @@ struct Reassemble {
       _Pragma("GCC unroll 5")
       for (int64_t b = 0; b < k; ++b) {
         const Acc* tap = tap_row + (K ? b : tap_offset(b, p.step, plane));
-        Vec<Acc> feature[C];
+        V feature[C];
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c) {
-          feature[c] = load(tap + c * channel_stride);
+          feature[c] = load_as<V>(tap + c * channel_stride);
           CARAFE_IN_REGISTER(feature[c]);
         }
         CARAFE_UNROLL
         for (int phase = 0; phase < P; ++phase) {
-          Vec<Acc> weight = load(weights + phase * n);
+          V weight = load_as<V>(weights + phase * n);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
           for (int c = 0; c < C; ++c) {
@@ -116,7 +118,7 @@ struct Reassemble {
         for (int c = 0; c < C; ++c)
           CARAFE_UNROLL
           for (int phase = 0; phase < P; ++phase)
-            done[c][phase] = sum[c][phase];
+            done[c][phase] = whole<Acc>(sum[c][phase], AllLanes<Acc>{});
         // By way of memory, or the conversion takes registers from the loop above.
         if constexpr (kIs16Bit<Out> && !kManyRegisters)
           __asm__("" : "+m"(done));
@@ -124,9 +126,9 @@ struct Reassemble {
         for (int c = 0; c < C; ++c)
           CARAFE_UNROLL
           for (int q = 0; q < 2; ++q)
-            store_pair<Acc>(
+            store_pair<Acc, lanes>(
                 (Out*)target.data + c * target.channel + q * target.row, done[c][2 * q],
-                done[c][2 * q + 1]);
+                done[c][2 * q + 1], target.cells);
         return;
       }
     CARAFE_UNROLL
@@ -138,9 +140,10 @@ struct Reassemble {
 
   using Block = void (*)(
       const Acc*, const Acc*, const Target&, const Params&, int64_t, int64_t, int64_t);
-  using Blocks = Block[2][2]; // to scratch or to the output; for one channel or more
+  // To scratch; to the output: whole vectors, the tail, few cells. For one channel or more.
+  using Blocks = Block[4][2];
 
-  template <int C, typename Out>
+  template <int C, typename Out, Lanes lanes = Lanes::kAll>
   static Block choose(const Params& p) {
     const bool five = p.kernel_size == 5 && p.step == 1;
     switch (phase_block(p)) {
@@ -149,20 +152,20 @@ struct Reassemble {
       case 3:
         return block<0, C, 3, Acc>;
       default:
-        return five ? block<5, C, 4, Out> : block<0, C, 4, Out>;
+        return five ? block<5, C, 4, Out, lanes> : block<0, C, 4, Out, lanes>;
     }
   }
 
   // The block that writes the output's dtype, where it can.
-  template <int C>
+  template <int C, Lanes lanes = Lanes::kAll>
   static Block choose_direct(const Params& p) {
     if constexpr (sizeof(Acc) == 4) {
       if (p.output.dtype == Dtype::kHalf)
-        return choose<C, Half>(p);
+        return choose<C, Half, lanes>(p);
       if (p.output.dtype == Dtype::kBFloat16)
-        return choose<C, BFloat16>(p);
+        return choose<C, BFloat16, lanes>(p);
     }
-    return choose<C, Acc>(p);
+    return choose<C, Acc, lanes>(p);
   }
 
   static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
@@ -170,9 +173,13 @@ struct Reassemble {
       return ReassembleLast<Acc>::run(p, begin, end, memory);
     Arena arena{uintptr_t(memory)};
     const Scratch scratch(p, arena);
+    constexpr Lanes kTail = kHalves ? Lanes::kUpper : Lanes::kAll; // the others are not used
+    constexpr Lanes kFew = kMasks ? Lanes::kFirst : Lanes::kAll;
     const Blocks blocks = {
         {choose<1, Acc>(p), choose<kChannels, Acc>(p)},
-        {choose_direct<1>(p), choose_direct<kChannels>(p)}};
+        {choose_direct<1>(p), choose_direct<kChannels>(p)},
+        {choose_direct<1, kTail>(p), choose_direct<kChannels, kTail>(p)},
+        {choose_direct<1, kFew>(p), choose_direct<kChannels, kFew>(p)}};
     for (int64_t index = begin; index < end; ++index)
       run_item(p, item_at(p, index), scratch, blocks);
   }
@@ -228,18 +235,20 @@ struct Reassemble {
     const int64_t* stride = p.output.stride;
     const int64_t base = item.image * stride[0] + first_channel * stride[1] +
         row * p.phases * stride[2] + item.first_column * p.phases * stride[3];
-    // Full vectors of pixels that lie together go straight out, all else through
-    // a row of pixels.
-    const bool pairs = p.phases == 2;
-    const bool direct = pairs && stride[3] == 1 && item.columns >= n &&
+    // Vectors of pixels that lie together go straight out, all else through a row of
+    // pixels.
+    const bool pairs = p.phases == 2, few = item.columns < n;
+    const bool direct = pairs && stride[3] == 1 && (kMasks || !few) &&
         (sizeof(Acc) == 4 || p.output.dtype == Dtype::kDouble);
-    const Block block = blocks[direct][count > 1];
+    const Block block = blocks[!direct ? 0 : few ? 3 : 1][count > 1];
+    const Block tail = blocks[2][count > 1];
+    const int64_t upper = direct && has_tail<Acc>(item.columns) ? item.columns - n : item.columns;
     const int64_t pixel_row = ceil_div(item.columns, n) * n * p.phases;
     const int64_t size = stride[3] == 1 && pairs ? element_size(p.output.dtype) : 0;
     for (int64_t first = 0; first < item.columns; first += n) {
       const int64_t cell = vector_start<Acc>(first, item.columns);
       char* pixels = (char*)p.output.data + (base + 2 * cell) * size; // if they lie together
-      Target target{s.pixels + 2 * cell, 2 * pixel_row, pixel_row, true,
+      Target target{s.pixels + 2 * cell, 2 * pixel_row, pixel_row, true, item.columns,
                     size ? pixels + 2 * n * size : nullptr, stride[1] * size, stride[2] * size};
       if (direct) {
         target.data = pixels;
@@ -247,10 +256,14 @@ struct Reassemble {
         target.row = stride[2];
       }
       if (pairs) {
-        block(features + cell, weights, target, p, s.plane, channel_stride, padded);
+        if (cell < upper)
+          block(features + cell, weights, target, p, s.plane, channel_stride, padded);
+        else
+          tail(
+              features + cell + n / 2, weights + n / 2, target, p, s.plane, channel_stride, padded);
       } else {
         for (int64_t phase = 0; phase < padded; phase += take) {
-          const Target vectors{s.output + phase * n, padded * n, 0, false, nullptr, 0, 0};
+          const Target vectors{s.output + phase * n, padded * n, 0, false, 0, nullptr, 0, 0};
           block(features + cell, weights + phase * n, vectors, p, s.plane, channel_stride, padded);
         }
         for (int64_t c = 0; c < count; ++c)

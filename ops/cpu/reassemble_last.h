@@ -168,6 +168,25 @@ struct ReassembleLast {
     }
   }
 
+  // Asks for what pack_row will read of the next channels, a share for each cell.
+  CARAFE_INLINE void
+  prefetch_share(const Params& p, const Item& item, int64_t channel, int64_t row, int64_t cell) {
+    const int64_t* stride = p.features.stride;
+    const int64_t radius = p.kernel_size / 2, rows = item.last_row - item.first_row;
+    const int64_t used = (rows - 1) * p.step + p.kernel_size;
+    const int64_t size = element_size(p.features.dtype);
+    const int64_t x = tap_position(item.first_column + cell, p.step, 0, radius) + radius;
+    for (int64_t a = row * used / rows; a < (row + 1) * used / rows; ++a) {
+      const int64_t y = tap_position(item.first_row, p.step, a, radius);
+      if (y < 0 || y >= p.in_h)
+        continue;
+      const char* source = (const char*)p.features.data +
+          (item.image * stride[0] + channel + y * stride[2] + x * stride[3]) * size;
+      for (int64_t byte = 0; byte < kVectors * n * size; byte += 64)
+        __builtin_prefetch(source + byte, 0, 2);
+    }
+  }
+
   template <int K, int V, int P>
   static void run_phases(
       const Params& p,
@@ -180,9 +199,12 @@ struct ReassembleLast {
     const int64_t vectors = ceil_div(item.columns, n);
     const int64_t* stride = p.output.stride;
     const bool direct = count == V * n && is_dense<Acc>(p.output, 1);
+    const bool ahead = asks_ahead(p) && channel + 2 * count <= item.last_channel;
     for (int64_t row = item.first_row; row < item.last_row; ++row)
       for (int64_t cell = 0; cell < item.columns; ++cell) {
         const int64_t local = row - item.first_row;
+        if (ahead)
+          prefetch_share(p, item, channel + count, local, cell);
         const Acc* features = s.features + local * p.step * row_stride + cell * p.step * V * n;
         const int64_t vector = cell / n;
         const Acc* weights = s.weights + (local * vectors + vector) * size + cell -

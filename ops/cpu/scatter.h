@@ -29,7 +29,7 @@ struct Scatter {
       margin = ceil_div(k, n) * n;
       sum_width = lanes + ceil_div(p.tile_w, n) * n + 2 * margin;
       weights = arena.take<Acc>(cells_h * (lanes / n) * weight_block_size<Acc>(p));
-      ring = arena.take<Acc>(k * p.block_channels * phases2 * lanes);
+      ring = arena.take<Acc>(k * (lanes / n) * output_block_size<Acc>(p, p.block_channels));
       sums = arena.take<Acc>(kChannels * k * sum_width);
       target_width = ceil_div(p.tile_w, n) * n;
       kept = p.features.stride[1] == 1 ? n : 1;
@@ -79,8 +79,8 @@ struct Scatter {
   }
 
   // One vector of cells, C channels, T tap columns; all cell rows that reach
-  // the feature row.
-  template <int C, int T>
+  // the feature row. V is a whole vector or the upper half of one.
+  template <int C, int T, typename V>
   static void block(
       const Acc* const* outputs, // [rows] of [C, padded phases, lanes], from output_offset on
       int64_t output_offset,
@@ -91,20 +91,20 @@ struct Scatter {
       int64_t padded,
       int64_t sum_width,
       int64_t k) {
-    Vec<Acc> sum[C][T] = {};
+    V sum[C][T] = {};
     for (int64_t row = 0; row < rows; ++row) {
       const Acc* output = outputs[row] + output_offset;
       const Acc* weight = weights[row] + weight_offset;
       for (int64_t phase = 0; phase < padded; ++phase, output += n, weight += n) {
-        Vec<Acc> grad[C];
+        V grad[C];
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c) {
-          grad[c] = load(output + c * padded * n);
+          grad[c] = load_as<V>(output + c * padded * n);
           CARAFE_IN_REGISTER(grad[c]);
         }
         CARAFE_UNROLL
         for (int t = 0; t < T; ++t) {
-          Vec<Acc> w = load(weight + t * padded * n);
+          V w = load_as<V>(weight + t * padded * n);
           CARAFE_IN_REGISTER(w);
           CARAFE_UNROLL
           for (int c = 0; c < C; ++c) {
@@ -175,7 +175,7 @@ struct Scatter {
       int64_t channels) {
     const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
     const int64_t vectors = ceil_div(cells.columns, n);
-    const int64_t slot_size = vectors * channels * padded * n;
+    const int64_t slot_size = vectors * output_block_size<Acc>(p, channels);
     const int64_t size = weight_block_size<Acc>(p);
     const bool ahead = asks_ahead(p);
     const int64_t* stride = p.features.stride;
@@ -241,22 +241,28 @@ struct Scatter {
       int64_t channels) {
     const int64_t k = p.kernel_size, padded = padded_phases(p);
     const int64_t size = weight_block_size<Acc>(p);
-    for (int64_t v = 0; v * n < columns; ++v)
+    const int64_t block_size = output_block_size<Acc>(p, channels);
+    for (int64_t v = 0; v * n < columns; ++v) {
+      const bool tail = (v + 1) * n > columns && has_tail<Acc>(columns);
+      const int64_t skipped = tail ? n / 2 : 0;
+      const int64_t cell = vector_start<Acc>(v * n, columns) + skipped;
       for (int64_t b = 0; b < k;) {
         const int64_t taps = k - b == 7 ? 4 : k - b < 5 ? k - b : 5;
-        Acc* sums = s.sums + b * s.sum_width + s.margin + vector_start<Acc>(v * n, columns);
-        choose(count, taps)(
-            s.output_rows, (v * channels + channel) * padded * n, s.weight_rows,
-            v * size + b * padded * n, sums, rows, padded, s.sum_width, k);
+        (tail ? choose<Tail<Acc>> : choose<Vec<Acc>>)(count, taps)(
+            s.output_rows, v * block_size + channel * padded * n + skipped, s.weight_rows,
+            v * size + b * padded * n + skipped, s.sums + b * s.sum_width + s.margin + cell, rows,
+            padded, s.sum_width, k);
         b += taps;
       }
+    }
   }
 
+  template <typename V>
   static Block choose(int64_t channels, int64_t taps) {
     constexpr int C = kChannels;
     static const Block table[2][5] = {
-        {block<1, 1>, block<1, 2>, block<1, 3>, block<1, 4>, block<1, 5>},
-        {block<C, 1>, block<C, 2>, block<C, 3>, block<C, 4>, block<C, 5>}};
+        {block<1, 1, V>, block<1, 2, V>, block<1, 3, V>, block<1, 4, V>, block<1, 5, V>},
+        {block<C, 1, V>, block<C, 2, V>, block<C, 3, V>, block<C, 4, V>, block<C, 5, V>}};
     return table[channels > 1][taps - 1];
   }
 

@@ -17,27 +17,49 @@ constexpr bool kManyRegisters = true; // 32 vector registers, else 16
 constexpr bool kManyRegisters = false;
 #endif
 
-template <typename T>
+template <typename T, int bytes>
 struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes)));
+  typedef T type __attribute__((vector_size(bytes)));
 };
 template <typename T>
-using Vec = typename VectorOf<T>::type;
+using Vec = typename VectorOf<T, kVectorBytes>::type;
+// A row that ends with less than half a vector ends with a half one, where that takes
+// half the time: cores with 256-bit units do 512 bits in two turns.
+constexpr bool kHalves = kVectorBytes == 64;
+template <typename T>
+using Tail = typename VectorOf<T, kHalves ? kVectorBytes / 2 : kVectorBytes>::type;
+// Whether a part of a vector is written as quickly as a whole one.
+constexpr bool kMasks = kVectorBytes == 64;
+
+template <bool yes, typename A, typename B>
+struct Choice {
+  using type = A;
+};
+template <typename A, typename B>
+struct Choice<false, A, B> {
+  using type = B;
+};
+template <bool yes, typename A, typename B>
+using If = typename Choice<yes, A, B>::type;
 template <typename T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 #define CARAFE_INLINE static inline __attribute__((always_inline))
 #define CARAFE_UNROLL _Pragma("GCC unroll 16")
 
-template <typename T>
-CARAFE_INLINE Vec<T> load(const T* source) { // any alignment
-  Vec<T> value;
+template <typename V, typename T>
+CARAFE_INLINE V load_as(const T* source) { // any alignment
+  V value;
   __builtin_memcpy(&value, source, sizeof value);
   return value;
 }
-
 template <typename T>
-CARAFE_INLINE void store(T* target, Vec<T> value) { // any alignment
+CARAFE_INLINE Vec<T> load(const T* source) {
+  return load_as<Vec<T>>(source);
+}
+
+template <typename T, typename V>
+CARAFE_INLINE void store(T* target, V value) { // any alignment
   __builtin_memcpy(target, &value, sizeof value);
 }
 
@@ -84,6 +106,12 @@ interleave(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high, Indices<I...>) {
   constexpr int n = kLanes<T>;
   low = __builtin_shufflevector(a, b, (I % 2 * n + I / 2)...);
   high = __builtin_shufflevector(a, b, (I % 2 * n + n / 2 + I / 2)...);
+}
+
+// A half vector in both halves of a whole one; a whole one as it is.
+template <typename T, typename V, int... I>
+CARAFE_INLINE Vec<T> whole(V value, Indices<I...>) {
+  return __builtin_shufflevector(value, value, I...);
 }
 
 template <typename T, int... I>

@@ -69,6 +69,12 @@ void softmax_backward_block(
   }
 }
 
+// Whether `channels` of a pixel lie together, at least a vector of them.
+template <typename Acc>
+CARAFE_INLINE bool moves_channels(const TensorView& tensor, int64_t channels) {
+  return tensor.stride[1] == 1 && tensor.stride[3] != 1 && channels >= kLanes<Acc>;
+}
+
 // Logits of `count` cells from (row, first) on; a channel is one phase already.
 template <typename Acc>
 void pack_logits(
@@ -87,6 +93,9 @@ void pack_logits(
   const int64_t base = image * stride[0] +
       logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
       row * stride[2] + first * stride[3];
+  if (padded == phases2 && moves_channels<Acc>(p.masks, entries * phases2))
+    return move_channels<false>(
+        target, size, n, p.masks, base, stride[3], entries * phases2, count);
   const bool last = stride[1] < stride[3]; // channels_last: a cell's logits lie together
   if (padded != phases2 || (last && count < n))
     fill_zero(target, ceil_div(count, n) * size);
@@ -137,15 +146,23 @@ void pack_weights(
   if (padded != p.phases * p.phases)
     fill_zero(target, blocks * block);
   const int64_t* stride = p.masks.stride;
+  const int64_t base = image * stride[0] + mask_channel(group, entries, 0) * stride[1] +
+      row * p.phases * stride[2] + first * p.phases * stride[3];
+  if (moves_channels<Acc>(p.masks, entries)) {
+    for (int64_t phase = 0; phase < p.phases * p.phases; ++phase)
+      move_channels<false>(
+          target + phase * n, block, padded * n, p.masks,
+          base + phase / p.phases * stride[2] + phase % p.phases * stride[3],
+          p.phases * stride[3], entries, count);
+    return;
+  }
   for (int64_t t = 0; t < entries; ++t)
     for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
       pack_phases(
           target + (t * padded + phase_row * p.phases) * n,
           block,
           p.masks,
-          image * stride[0] + mask_channel(group, entries, t) * stride[1] +
-              (row * p.phases + phase_row) * stride[2] +
-              first * p.phases * stride[3],
+          base + t * stride[1] + phase_row * stride[2],
           stride[3],
           p.phases,
           count,
@@ -153,7 +170,8 @@ void pack_weights(
           scratch);
 }
 
-// Gradients of masks (or of logits) of `count` cells, to p.grad_masks.
+// Gradients of masks (or of logits) of `count` cells, to p.grad_masks. The last vector
+// goes first: where it did with its upper half (has_tail), the other one is overwritten.
 template <typename Acc>
 void unpack_weights(
     const Acc* source, // [blocks, entries, padded phases, lanes]
@@ -171,17 +189,25 @@ void unpack_weights(
   const int64_t* stride = target.stride;
   const int64_t size = entries * padded * n;
   if (!p.softmax) {
-    for (int64_t block = 0; block < count; block += n, source += size) {
-      const int64_t cell = vector_start<Acc>(block, count);
+    const int64_t base = image * stride[0] + mask_channel(group, entries, 0) * stride[1] +
+        row * p.phases * stride[2] + first * p.phases * stride[3];
+    if (moves_channels<Acc>(target, entries)) {
+      for (int64_t phase = 0; phase < phases2; ++phase)
+        move_channels<true>(
+            source + phase * n, size, padded * n, target,
+            base + phase / p.phases * stride[2] + phase % p.phases * stride[3],
+            p.phases * stride[3], entries, count);
+      return;
+    }
+    for (int64_t block = (count - 1) / n; block >= 0; --block) {
+      const int64_t cell = vector_start<Acc>(block * n, count);
       for (int64_t t = 0; t < entries; ++t)
         for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
           unpack_phases(
               target,
-              image * stride[0] + mask_channel(group, entries, t) * stride[1] +
-                  (row * p.phases + phase_row) * stride[2] +
-                  (first + cell) * p.phases * stride[3],
+              base + t * stride[1] + phase_row * stride[2] + cell * p.phases * stride[3],
               stride[3],
-              source + (t * padded + phase_row * p.phases) * n,
+              source + block * size + (t * padded + phase_row * p.phases) * n,
               p.phases,
               count - cell < n ? count - cell : n,
               scratch);
@@ -191,6 +217,9 @@ void unpack_weights(
   const int64_t base = image * stride[0] +
       logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
       row * stride[2] + first * stride[3];
+  if (padded == phases2 && moves_channels<Acc>(target, entries * phases2))
+    return move_channels<true>(
+        source, size, n, target, base, stride[3], entries * phases2, count);
   if (stride[1] < stride[3]) { // channels_last
     for (int64_t cell = 0; cell < count; ++cell) {
       const int64_t block = cell / n;
@@ -205,17 +234,24 @@ void unpack_weights(
   for (int64_t t = 0; t < entries; ++t)
     for (int64_t phase = 0; phase < phases2; ++phase) {
       const Acc* from = source + (t * padded + phase) * n;
-      for (int64_t block = 0; block < count; block += n, from += size)
-        store(scratch + vector_start<Acc>(block, count), load(from));
+      for (int64_t block = (count - 1) / n; block >= 0; --block)
+        store(scratch + vector_start<Acc>(block * n, count), load(from + block * size));
       store_row(
           target, base + (t * phases2 + phase) * stride[1], stride[3], scratch, count);
     }
 }
 
+// Elements from one block of packed output to the next. A vector more than the
+// channels fill: blocks a power of two apart would fall on the same lines of L1.
+template <typename Acc>
+CARAFE_INLINE int64_t output_block_size(const Params& p, int64_t channels) {
+  return (channels * padded_phases(p) + 4) * kLanes<Acc>;
+}
+
 // The output pixels of `count` cells of some channels, as vectors of one phase.
 template <typename Acc>
 void pack_output(
-    Acc* target, // [blocks, channels, padded phases, lanes]
+    Acc* target, // [blocks] of [channels, padded phases, lanes]
     const Params& p,
     int64_t image,
     int64_t channel,
@@ -227,7 +263,7 @@ void pack_output(
   constexpr int n = kLanes<Acc>;
   const int64_t* stride = p.output.stride;
   const int64_t used = p.phases * p.phases, padded = padded_phases(p);
-  const int64_t block_stride = channels * padded * n;
+  const int64_t block_stride = output_block_size<Acc>(p, channels);
   const int64_t base = image * stride[0] + channel * stride[1] +
       row * p.phases * stride[2] + first * p.phases * stride[3];
   if (used != padded)

@@ -76,6 +76,7 @@ def test_sizes(device, kernel_size, scale_factor, down):
 def test_dtypes_and_layouts(device, dtype, layout):
     for shape, sizes in (
         ((2, 12, 5, 19), (5, 1, 2, False)),
+        ((1, 5, 3, 13), (5, 1, 2, False)),
         ((2, 12, 4, 7), (3, 4, 3, False)),
         ((2, 7, 6, 37), (5, 1, 2, True)),
     ):
