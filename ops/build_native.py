@@ -39,6 +39,7 @@ if platform.machine() in ('x86_64', 'AMD64'):
         *('-mavx512f', '-mavx512vl', '-mavx512bw', '-mavx512dq', '-mfma'),
         '-mprefer-vector-width=512',
     ]
+    INSTRUCTION_SETS['avx512_bf16'] = [*INSTRUCTION_SETS['avx512'], '-mavx512bf16']
 
 
 CUDA = 'carafe_plugin._C_cuda'

@@ -25,6 +25,34 @@ CARAFE_INLINE Vec<float> widen(Words raw, Half) {
   return bits<Vec<float>>(bits<Words>(scaled) | special | (raw & 0x8000) << 16);
 }
 
+// Two bfloat16 products a lane, summed in float. The instruction takes subnormals for 0.
+#if defined(__AVX512BF16__)
+constexpr bool kDots = true;
+CARAFE_INLINE Vec<float> dot(Vec<float> sum, Vec<float> a, Vec<float> b) {
+  return bits<Vec<float>>(
+      _mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
+}
+CARAFE_INLINE Tail<float> dot(Tail<float> sum, Tail<float> a, Tail<float> b) {
+  return bits<Tail<float>>(
+      _mm256_dpbf16_ps(bits<__m256>(sum), bits<__m256bh>(a), bits<__m256bh>(b)));
+}
+#else
+constexpr bool kDots = false;
+template <typename V>
+CARAFE_INLINE V dot(V sum, V a, V b); // never called
+#endif
+
+// The upper halves of two floats as one lane: both are bfloat16 values.
+CARAFE_INLINE Vec<float> join(Vec<float> first, Vec<float> second) {
+  return bits<Vec<float>>(bits<Words>(first) >> 16 | bits<Words>(second));
+}
+// The first of the two; 0 for the other.
+template <typename V>
+CARAFE_INLINE V first_alone(V pair) {
+  using Bits = typename VectorOf<uint32_t, sizeof(V)>::type;
+  return bits<V>(bits<Bits>(pair) & 0xffff);
+}
+
 // Round to nearest, ties to even; a NaN becomes the quiet one.
 CARAFE_INLINE Words narrow(Vec<float> value, BFloat16) {
   const Words raw = bits<Words>(value);

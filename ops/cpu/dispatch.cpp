@@ -20,10 +20,13 @@ const KernelTable& kernels() {
   const auto allows = [wish](const char* isa) {
     return wish == nullptr || std::strcmp(wish, isa) == 0;
   };
-  if (avx512 && allows("avx512"))
-    return kernels_avx512;
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
   // A wish that this machine cannot serve falls to the next one below.
-  if (avx2 && (allows("avx2") || allows("avx512")))
+  if (bf16 && allows("avx512_bf16"))
+    return kernels_avx512_bf16;
+  if (avx512 && (allows("avx512") || allows("avx512_bf16")))
+    return kernels_avx512;
+  if (avx2 && (allows("avx2") || allows("avx512") || allows("avx512_bf16")))
     return kernels_avx2;
 #endif
   return kernels_baseline;

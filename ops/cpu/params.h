@@ -56,9 +56,11 @@ extern const KernelTable kernels_baseline;
 #if defined(__x86_64__)
 extern const KernelTable kernels_avx2;
 extern const KernelTable kernels_avx512;
+extern const KernelTable kernels_avx512_bf16;
 #endif
 
-// The table for this machine; CARAFE_CPU_ISA=baseline|avx2|avx512 overrides.
+// The table for this machine; CARAFE_CPU_ISA=baseline|avx2|avx512|avx512_bf16
+// overrides.
 const KernelTable& kernels();
 
 } // namespace carafe

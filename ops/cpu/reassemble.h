@@ -13,7 +13,7 @@ struct Reassemble {
   struct Scratch {
     int64_t plane;
     int64_t rows; // packed feature rows of a channel
-    Acc *weights, *features, *output, *pixels, *row;
+    Acc *weights, *features, *joined, *output, *pixels, *row;
 
     Scratch(const Params& p, Arena& arena) {
       const int64_t lanes = ceil_div(p.tile_w, n) * n;
@@ -23,11 +23,43 @@ struct Reassemble {
       rows = (p.chunk_h - 1) * p.step + p.kernel_size;
       weights = arena.take<Acc>(p.chunk_h * (lanes / n) * weight_block_size<Acc>(p));
       features = arena.take<Acc>(kChannels * rows * p.step * plane);
+      joined = arena.take<Acc>(dots(p) ? kChannels * rows * plane : 0);
       output = arena.take<Acc>(kChannels * phases2 * n);
       pixels = arena.take<Acc>(kChannels * p.phases * p.phases * lanes);
       row = arena.take<Acc>(entries * phases2 + lanes * p.phases);
     }
   };
+
+  // bfloat16 alone, k = 5, s = 2: two taps at a time. A lane is then a pair of
+  // neighbours in a row, of features or of weights; the fifth tap goes alone.
+  static bool dots(const Params& p) {
+    return kDots && sizeof(Acc) == 4 && p.features.dtype == Dtype::kBFloat16 &&
+        p.masks.dtype == Dtype::kBFloat16 && !p.softmax && p.phases == 2 && p.step == 1 &&
+        p.kernel_size == 5;
+  }
+
+  // From packed values to pairs. Features: each with its right neighbour.
+  static void join_features(Acc* target, const Acc* source, int64_t count) {
+    if constexpr (kDots && sizeof(Acc) == 4)
+      for (int64_t i = 0; i < count; i += n)
+        store(target + i, join(load(source + i), load(source + i + 1)));
+  }
+  // Weights, in place: [k * k, phases^2, lanes] to [k, 3, phases^2, lanes].
+  static void join_weights(Acc* weights, const Params& p, int64_t blocks) {
+    if constexpr (kDots && sizeof(Acc) == 4) {
+      const int64_t k = p.kernel_size, entry = padded_phases(p) * n;
+      for (int64_t block = 0; block < blocks; ++block) {
+        Acc* source = weights + block * weight_block_size<Acc>(p);
+        Acc* target = source;
+        for (int64_t a = 0; a < k; ++a)
+          for (int64_t b = 0; b < k; b += 2, target += entry)
+            for (int64_t i = 0; i < entry; i += n) {
+              const Acc* tap = source + (a * k + b) * entry + i;
+              store(target + i, join(load(tap), b + 1 < k ? load(tap + entry) : Vec<Acc>{}));
+            }
+      }
+    }
+  }
 
   static void plan(Params& p, int64_t threads) {
     if (ReassembleLast<Acc>::serves(p))
@@ -70,8 +102,8 @@ struct Reassemble {
   }
 
   // One vector of cells, C channels, P phases of all. K > 0 fixes the kernel
-  // size, of the up map only.
-  template <int K, int C, int P, typename Out, Lanes lanes = Lanes::kAll>
+  // size, of the up map only. Pairs: see dots().
+  template <int K, int C, int P, typename Out, Lanes lanes = Lanes::kAll, bool pairs = false>
   static void block(
       const Acc* features, // [C, rows, step * plane], from the first tap on
       const Acc* weights, // [k * k, padded phases, lanes]
@@ -90,12 +122,14 @@ struct Reassemble {
       for (int64_t c = a; target.lines && c < C; c += k)
         prefetch_lines<Out>(target.lines + c * target.line_channel, target.line_row);
       _Pragma("GCC unroll 5")
-      for (int64_t b = 0; b < k; ++b) {
+      for (int64_t b = 0; b < k; b += pairs ? 2 : 1) {
         const Acc* tap = tap_row + (K ? b : tap_offset(b, p.step, plane));
         V feature[C];
         CARAFE_UNROLL
         for (int c = 0; c < C; ++c) {
           feature[c] = load_as<V>(tap + c * channel_stride);
+          if constexpr (pairs)
+            feature[c] = b + 1 < k ? feature[c] : first_alone(feature[c]);
           CARAFE_IN_REGISTER(feature[c]);
         }
         CARAFE_UNROLL
@@ -104,7 +138,10 @@ struct Reassemble {
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
           for (int c = 0; c < C; ++c) {
-            sum[c][phase] += feature[c] * weight;
+            if constexpr (pairs)
+              sum[c][phase] = dot(sum[c][phase], feature[c], weight);
+            else
+              sum[c][phase] += feature[c] * weight;
             CARAFE_IN_REGISTER(sum[c][phase]);
           }
         }
@@ -145,6 +182,9 @@ struct Reassemble {
 
   template <int C, typename Out, Lanes lanes = Lanes::kAll>
   static Block choose(const Params& p) {
+    if constexpr (kDots && sizeof(Acc) == 4)
+      if (dots(p))
+        return block<5, C, 4, Out, lanes, true>;
     const bool five = p.kernel_size == 5 && p.step == 1;
     switch (phase_block(p)) {
       case 1:
@@ -192,11 +232,13 @@ struct Reassemble {
     const int64_t rows = item.last_row - item.first_row;
     const int64_t row_size = ceil_div(item.columns, n) * weight_block_size<Acc>(p);
     const int64_t width = p.step * s.plane;
-    const bool ahead = asks_ahead(p);
+    const bool ahead = asks_ahead(p), joins = dots(p);
     for (int64_t row = 0; row < rows; ++row)
       pack_weights(
           s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
           item.first_column, item.columns, s.row);
+    if (joins)
+      join_weights(s.weights, p, rows * ceil_div(item.columns, n));
     fill_zero(s.features, kChannels * s.rows * width);
     for (int64_t channel = item.first_channel; channel < item.last_channel;) {
       const int64_t count = item.last_channel - channel >= kChannels ? kChannels : 1;
@@ -204,6 +246,9 @@ struct Reassemble {
       pack_feature_rows(
           s.features, s.rows * width, s.plane, p, item.image, channel, count,
           tap_position(item.first_row, p.step, 0, p.kernel_size / 2), used, item.first_column);
+      for (int64_t c = 0; joins && c < count; ++c)
+        join_features(
+            s.joined + c * s.rows * width, s.features + c * s.rows * width, used * width);
       for (int64_t row = 0; row < rows; ++row) {
         // A share of the features of the next channels, while this row computes.
         const int64_t share = row * used / rows, after = channel + count;
@@ -213,7 +258,7 @@ struct Reassemble {
               tap_position(item.first_row, p.step, share, p.kernel_size / 2),
               (row + 1) * used / rows - share, item.first_column, item.columns);
         run_row(
-            p, item, s, blocks, s.features + row * p.step * width,
+            p, item, s, blocks, (joins ? s.joined : s.features) + row * p.step * width,
             s.weights + row * row_size, item.first_row + row, channel, count);
       }
       channel += count;

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 ops = torch.ops.carafe_plugin
 
 
-@pytest.fixture(params=['baseline', 'avx2', 'avx512', pytest.param('cuda', marks=needs_cuda)])
+@pytest.fixture(params=['baseline', 'avx2', 'avx512', 'avx512_bf16', pytest.param('cuda', marks=needs_cuda)])
 def device(request, monkeypatch):
     """Each instruction set of the CPU, and the GPU."""
     if request.param == 'cuda':
@@ -172,6 +172,17 @@ def test_nan_weight_times_zero_border_is_nan(device):
         masks[0, 0, 0, 0] = torch.nan
         nan = ops.reassemble(features, masks, *sizes).isnan().nonzero()[:, 2:]
         assert nan.tolist() == [[0, 0]] * 5
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+def test_non_finite_features_reach_their_window_alone(device, dtype):
+    """No lane, register or word that also holds an infinity multiplies it by a zero of its own."""
+    features, masks = torch.zeros(1, 5, 7, 21, dtype=dtype), torch.ones(1, 25, 14, 42, dtype=dtype)
+    features[0, :, 3, 9], features[0, :, 3, 20] = torch.inf, torch.nan
+    out = ops.reassemble(features.to(device), masks.to(device), 5, 1, 2).cpu()
+    expected = torch.zeros(14, 42, dtype=dtype)
+    expected[2:12, 14:24], expected[2:12, 36:] = torch.inf, torch.nan
+    torch.testing.assert_close(out, expected.expand(1, 5, 14, 42), equal_nan=True)
 
 
 @on_devices
