@@ -9,6 +9,8 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+struct FlushedBFloat16 : BFloat16 {}; // subnormals may become 0
+
 // 16-bit values pass through float a vector at a time, in integer arithmetic
 // that every instruction set has.
 constexpr int kWide = kLanes<float>;
@@ -73,6 +75,19 @@ CARAFE_INLINE Words narrow(Vec<float> value, Half) {
   const Words result = (~large & finite) | (large & 0x7c00) | (nan & 0x200);
   return result | (raw >> 16 & 0x8000);
 }
+
+// The even lanes' values in the lower halves, the odd ones' in the upper.
+template <typename S>
+CARAFE_INLINE Words narrow_pair(Vec<float> even, Vec<float> odd, S) {
+  return narrow(even, S{}) | narrow(odd, S{}) << 16;
+}
+#if defined(__AVX512BF16__)
+CARAFE_INLINE Words narrow_pair(Vec<float> even, Vec<float> odd, FlushedBFloat16) {
+  Vec<float> low, high;
+  interleave<float>(even, odd, low, high, AllLanes<float>{});
+  return bits<Words>(_mm512_cvtne2ps_pbh(bits<__m512>(high), bits<__m512>(low)));
+}
+#endif
 
 // kWide values; a plain loop does the rest of the work for double.
 template <typename S>

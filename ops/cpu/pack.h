@@ -60,7 +60,7 @@ CARAFE_INLINE void store_pair(
     int64_t count = kLanes<Acc>) {
   constexpr int n = kLanes<Acc>;
   if constexpr (kIs16Bit<Out>) {
-    const Words pair = narrow(even, Out{}) | narrow(odd, Out{}) << 16;
+    const Words pair = narrow_pair(even, odd, Out{});
     constexpr int skipped = lanes == Lanes::kUpper ? n : 0; // pixels
     if constexpr (lanes == Lanes::kFirst)
       store_part((float*)target, bits<Vec<float>>(pair), count);

@@ -184,7 +184,7 @@ struct Reassemble {
   static Block choose(const Params& p) {
     if constexpr (kDots && sizeof(Acc) == 4)
       if (dots(p))
-        return block<5, C, 4, Out, lanes, true>;
+        return block<5, C, 4, If<kIs16Bit<Out>, FlushedBFloat16, Out>, lanes, true>;
     const bool five = p.kernel_size == 5 && p.step == 1;
     switch (phase_block(p)) {
       case 1:
