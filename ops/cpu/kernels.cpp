@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels for one instruction set. Compiled once for each, with
 // CARAFE_TABLE naming the table; everything else has internal linkage.
+#include <type_traits>
+
 #include "params.h"
 
 #if defined(__AVX512BW__)

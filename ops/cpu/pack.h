@@ -36,8 +36,8 @@ CARAFE_INLINE void load_pair(
   constexpr int n = kLanes<Acc>;
   Vec<Acc> even, odd;
   if constexpr (kIs16Bit<S>) {
-    const auto* words = (const float*)source;
-    const Words pair = bits<Words>(count == n ? load(words) : load_part(words, count));
+    const Words pair = count == n ? load_as<Words>(source)
+                                  : bits<Words>(load_part((const float*)source, count));
     even = widen(pair & 0xffff, S{});
     odd = widen(pair >> 16, S{});
   } else {
@@ -151,7 +151,7 @@ CARAFE_INLINE int64_t vector_start(int64_t cell, int64_t count) {
 template <typename Acc>
 CARAFE_INLINE bool has_tail(int64_t count) {
   constexpr int n = kLanes<Acc>;
-  return kHalves && count > n && count % n != 0 && count % n <= n / 2;
+  return kAvx512 && count > n && count % n != 0 && count % n <= n / 2;
 }
 
 // channels_last: `channels` of each of `count` pixels, at least a vector of them, from

@@ -34,11 +34,12 @@ struct Reassemble {
   // neighbours in a row, of features or of weights; the fifth tap goes alone.
   static bool dots(const Params& p) {
     return kDots && sizeof(Acc) == 4 && p.features.dtype == Dtype::kBFloat16 &&
-        p.masks.dtype == Dtype::kBFloat16 && !p.softmax && p.phases == 2 && p.step == 1 &&
-        p.kernel_size == 5;
+        p.masks.dtype == Dtype::kBFloat16 && p.output.dtype == Dtype::kBFloat16 && !p.softmax &&
+        p.phases == 2 && p.step == 1 && p.kernel_size == 5;
   }
 
-  // From packed values to pairs. Features: each with its right neighbour.
+  // From packed values to pairs. Features: each with its right neighbour; the last one's
+  // lies beyond them, in a pair that no tap reads.
   static void join_features(Acc* target, const Acc* source, int64_t count) {
     if constexpr (kDots && sizeof(Acc) == 4)
       for (int64_t i = 0; i < count; i += n)
@@ -106,13 +107,13 @@ struct Reassemble {
   template <int K, int C, int P, typename Out, Lanes lanes = Lanes::kAll, bool pairs = false>
   static void block(
       const Acc* features, // [C, rows, step * plane], from the first tap on
-      const Acc* weights, // [k * k, padded phases, lanes]
+      const Acc* weights, // [k * k, padded phases, lanes]; of pairs [k, 3, phases^2, lanes]
       const Target& target,
       const Params& p,
       int64_t plane,
       int64_t channel_stride, // of features
       int64_t padded) {
-    using V = If<lanes == Lanes::kUpper, Tail<Acc>, Vec<Acc>>;
+    using V = std::conditional_t<lanes == Lanes::kUpper, Tail<Acc>, Vec<Acc>>;
     const int64_t k = K ? K : p.kernel_size;
     const int64_t width = K ? plane : p.step * plane;
     V sum[C][P] = {};
@@ -184,7 +185,8 @@ struct Reassemble {
   static Block choose(const Params& p) {
     if constexpr (kDots && sizeof(Acc) == 4)
       if (dots(p))
-        return block<5, C, 4, If<kIs16Bit<Out>, FlushedBFloat16, Out>, lanes, true>;
+        return block<
+            5, C, 4, std::conditional_t<kIs16Bit<Out>, FlushedBFloat16, Out>, lanes, true>;
     const bool five = p.kernel_size == 5 && p.step == 1;
     switch (phase_block(p)) {
       case 1:
@@ -213,8 +215,8 @@ struct Reassemble {
       return ReassembleLast<Acc>::run(p, begin, end, memory);
     Arena arena{uintptr_t(memory)};
     const Scratch scratch(p, arena);
-    constexpr Lanes kTail = kHalves ? Lanes::kUpper : Lanes::kAll; // the others are not used
-    constexpr Lanes kFew = kMasks ? Lanes::kFirst : Lanes::kAll;
+    constexpr Lanes kTail = kAvx512 ? Lanes::kUpper : Lanes::kAll; // the others are not used
+    constexpr Lanes kFew = kAvx512 ? Lanes::kFirst : Lanes::kAll;
     const Blocks blocks = {
         {choose<1, Acc>(p), choose<kChannels, Acc>(p)},
         {choose_direct<1>(p), choose_direct<kChannels>(p)},
@@ -283,7 +285,7 @@ struct Reassemble {
     // Vectors of pixels that lie together go straight out, all else through a row of
     // pixels.
     const bool pairs = p.phases == 2, few = item.columns < n;
-    const bool direct = pairs && stride[3] == 1 && (kMasks || !few) &&
+    const bool direct = pairs && stride[3] == 1 && (kAvx512 || !few) &&
         (sizeof(Acc) == 4 || p.output.dtype == Dtype::kDouble);
     const Block block = blocks[!direct ? 0 : few ? 3 : 1][count > 1];
     const Block tail = blocks[2][count > 1];

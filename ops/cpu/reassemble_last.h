@@ -168,7 +168,7 @@ struct ReassembleLast {
     }
   }
 
-  // Asks for what pack_row will read of the next channels, a share for each cell.
+  // Asks for most of what pack_row will read of the next channels, a share for each cell.
   CARAFE_INLINE void
   prefetch_share(const Params& p, const Item& item, int64_t channel, int64_t row, int64_t cell) {
     const int64_t* stride = p.features.stride;

@@ -23,24 +23,11 @@ struct VectorOf {
 };
 template <typename T>
 using Vec = typename VectorOf<T, kVectorBytes>::type;
-// A row that ends with less than half a vector ends with a half one, where that takes
-// half the time: cores with 256-bit units do 512 bits in two turns.
-constexpr bool kHalves = kVectorBytes == 64;
+// Parts of a vector are written by masks as quickly as whole ones, and half a vector is
+// done in half the time by cores that do 512 bits in two turns.
+constexpr bool kAvx512 = kVectorBytes == 64;
 template <typename T>
-using Tail = typename VectorOf<T, kHalves ? kVectorBytes / 2 : kVectorBytes>::type;
-// Whether a part of a vector is written as quickly as a whole one.
-constexpr bool kMasks = kVectorBytes == 64;
-
-template <bool yes, typename A, typename B>
-struct Choice {
-  using type = A;
-};
-template <typename A, typename B>
-struct Choice<false, A, B> {
-  using type = B;
-};
-template <bool yes, typename A, typename B>
-using If = typename Choice<yes, A, B>::type;
+using Tail = typename VectorOf<T, kAvx512 ? kVectorBytes / 2 : kVectorBytes>::type;
 template <typename T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 

@@ -241,7 +241,7 @@ void unpack_weights(
     }
 }
 
-// Elements from one block of packed output to the next. A vector more than the
+// Elements from one block of packed output to the next. Four vectors more than the
 // channels fill: blocks a power of two apart would fall on the same lines of L1.
 template <typename Acc>
 CARAFE_INLINE int64_t output_block_size(const Params& p, int64_t channels) {

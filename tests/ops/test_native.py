@@ -87,10 +87,12 @@ def test_many_channels_and_tiles(device):
     """More channels than a block, more columns than a tile, more rows than a chunk."""
     for shape, sizes in (
         ((1, 70, 9, 40), (5, 1, 2, False)),
+        ((1, 6, 3, 1700), (5, 2, 2, False)),
         ((1, 2, 12, 130), (9, 1, 4, False)),
         ((1, 3, 20, 600), (3, 1, 2, True)),
     ):
-        compare(make_inputs(shape, *sizes, torch.float32, device=device), sizes, TOLERANCE[torch.float32])
+        for dtype in (torch.float32, torch.bfloat16):
+            compare(make_inputs(shape, *sizes, dtype, device=device), sizes, TOLERANCE[dtype])
 
 
 @on_devices
@@ -98,8 +100,8 @@ def test_many_channels_and_tiles(device):
 @pytest.mark.parametrize('b', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
 def test_any_two_dtypes(device, a, b):
     """The result has the dtype of the features; masks' gradients have the masks'."""
-    sizes = (3, 2, 2, False)
-    features, masks, logits, grad = make_inputs((2, 4, 3, 5), *sizes, device=device)
+    sizes = (5, 2, 2, False)
+    features, masks, logits, grad = make_inputs((2, 4, 3, 19), *sizes, device=device)
     inputs = features.to(a), masks.to(b), logits.to(b), grad.to(a)
     wanted = [a, a, a, a, a, b]
     for result, exact, dtype in zip(
@@ -125,13 +127,14 @@ def test_results_do_not_depend_on_threads(device):
             ((1, 8, 37, 41), (3, 4, 2, False)),
             ((1, 64, 30, 9), (5, 1, 3, True)),
         ):
-            inputs = make_inputs(shape, *sizes, torch.float32, device=device)
-            results = []
-            for threads in (1, 2, 3, 5):
-                torch.set_num_threads(threads)
-                results.append(computed(*inputs, *sizes))
-            for other in results[1:]:
-                assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+            for dtype in (torch.float32, torch.bfloat16):
+                inputs = make_inputs(shape, *sizes, dtype, device=device)
+                results = []
+                for threads in (1, 2, 3, 5):
+                    torch.set_num_threads(threads)
+                    results.append(computed(*inputs, *sizes))
+                for other in results[1:]:
+                    assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
     finally:
         torch.set_num_threads(before)
 
