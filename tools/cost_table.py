@@ -60,14 +60,22 @@ def upsampler_rows(types: Sequence[str] | None, channels: int, scale_factor: int
     return rows
 
 
+def check_types(types: Sequence[str] | None, *others: str) -> None:
+    """Raise UserError for a type that is neither registered nor one of ``others``."""
+    for name in types or ():
+        if name not in UPSAMPLERS and name not in others:
+            raise UserError(f'--types: unknown upsampler {name!r}; known: {", ".join(UPSAMPLERS)}')
+
+
 def model_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Sequence[int]) -> list[dict]:
     """A row for each config and upsampler of its neck or generator; the config's own where none is named."""
     from carafe_plugin.engine.config_parts import type_name
     from carafe_plugin.engine.launch import read_config
 
+    cfgs = [read_config(path, None) for path in configs]  # their custom_imports may bring upsamplers
+    check_types(types, 'stock')
     rows = []
-    for path in configs:
-        cfg = read_config(path, None)
+    for path, cfg in zip(configs, cfgs, strict=True):
         part = 'generator' if type_name(cfg.model) == 'Inpainter' else 'neck'
         if types and part == 'neck' and 'upsample_cfg' not in cfg.model.get('neck', {}):
             raise UserError(f'{path}: its neck has no upsample_cfg for --types to set')
@@ -147,15 +155,13 @@ def tabulate(argv: Sequence[str] | None) -> None:
     )
     parser.add_argument('--format', choices=['markdown', 'json'], default='markdown')
     args = parser.parse_args(argv)
-    for name in args.types or ():
-        if name not in UPSAMPLERS and not (args.configs and name == 'stock'):
-            raise UserError(f'--types: unknown upsampler {name!r}; known: {", ".join(UPSAMPLERS)}')
     if args.configs:
         # What tracing and mmengine say about branches and operators that the count leaves out.
         warnings.filterwarnings('ignore')
         logging.disable(logging.WARNING)
         rows = model_rows(args.configs, args.types, args.shape)
     else:
+        check_types(args.types)
         rows = upsampler_rows(args.types, args.channels, args.scale_factor)
     print(json.dumps(rows, indent=2) if args.format == 'json' else markdown(rows))
 

@@ -23,7 +23,7 @@ if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
 
 from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
 from carafe_plugin.engine.config_parts import type_name  # noqa: E402
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
+from carafe_plugin.engine.errors import UserError, notice, run_command  # noqa: E402
 from carafe_plugin.engine.launch import read_config  # noqa: E402
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -120,6 +120,10 @@ def load_model(cfg: Config, args: argparse.Namespace) -> torch.nn.Module:
         model = init_model(cfg, args.checkpoint, args.device)
     if checkpoint is not None:
         stored = checkpoint.get('state_dict', checkpoint)
+        if unused := sorted(stored.keys() - model.state_dict().keys()):
+            notice(
+                f'{args.checkpoint}: {len(unused)} weights have no place in {args.config}: {unused[0]}, ...'
+            )
         for name, weight in model.named_parameters():
             if name not in stored or stored[name].shape != weight.shape:
                 found = tuple(stored[name].shape) if name in stored else 'nothing'

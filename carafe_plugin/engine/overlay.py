@@ -15,7 +15,7 @@ LINE = 26  # height of a line of text
 
 
 def blend(image: np.ndarray, labels: np.ndarray, palette: Sequence, alpha: float = 0.6) -> np.ndarray:
-    """Colour each pixel by its class; pixels of no class, ignored ones among them, are darkened.
+    """Colour each pixel of the grey image by its class; those of no class, or ignored, are darkened.
 
     Args:
         image: RGB, (H, W, 3) of uint8.
@@ -25,7 +25,8 @@ def blend(image: np.ndarray, labels: np.ndarray, palette: Sequence, alpha: float
     """
     colours = np.zeros((max(256, int(labels.max()) + 1), 3), np.float32)
     colours[: len(palette)] = palette
-    return np.round(image * (1 - alpha) + colours[labels] * alpha).astype(np.uint8)
+    grey = mmcv.gray2rgb(mmcv.rgb2gray(image))
+    return np.round(grey * (1 - alpha) + colours[labels] * alpha).astype(np.uint8)
 
 
 def legend(names: Sequence[str], colours: Sequence, width: int) -> Image.Image:

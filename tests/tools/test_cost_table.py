@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from carafe_plugin.analysis.costs import upsampler_cost
 from carafe_plugin.ops import _native
+from carafe_plugin.upsamplers import UPSAMPLERS
 from tests.engine.helpers import load_tool
 
 cost_table = load_tool('cost_table')
@@ -130,6 +131,22 @@ def test_a_ratio_leaves_out_what_is_not_defined_for_it(capsys):
     cost_table.main(['--scale-factor', '3', '--channels', '36', '--format', 'json'])
     names = {row['upsampler'] for row in json.loads(capsys.readouterr().out)}
     assert 'carafe' in names and not names & {'a2u', 'indexnet'}
+
+
+def test_an_upsampler_of_the_configs_own(tmp_path, monkeypatch, capsys):
+    """It is registered by the config's custom_imports alone."""
+    (tmp_path / 'my_nearest.py').write_text(
+        'from carafe_plugin.upsamplers import UPSAMPLERS, NearestUpsampler\n'
+        "UPSAMPLERS.register_module('my_nearest')(type('MyNearest', (NearestUpsampler,), {}))\n"
+    )
+    (tmp_path / 'config.py').write_text(
+        f"_base_ = '{ROOT}/configs/quickstart/mask-rcnn_r18_fpn-carafe_head-carafe_shapes.py'\n"
+        "custom_imports = dict(imports=['carafe_plugin.detection', 'my_nearest'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(UPSAMPLERS, '_classes', dict(UPSAMPLERS._classes))
+    cost_table.main([str(tmp_path / 'config.py'), '--types', 'my_nearest', '--shape', '64', '64'])
+    assert '| my_nearest' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ def test_truth_is_of_the_classes_of_the_config(setting):
         read_truth(validation, images, model)
 
 
+def test_demo_tells_of_weights_that_it_does_not_use(setting, tmp_path, capsys):
+    """A checkpoint with upsamplers, the stock head's config: drawn, but not in silence."""
+    (tmp_path / 'stock.py').write_text(
+        f"_base_ = '{setting / 'config.py'}'\nmodel = dict(decode_head=dict(upsample_cfg=None))"
+    )
+    argv = [setting / 'shapes' / 'ade' / 'images' / 'validation', '--config', tmp_path / 'stock.py']
+    argv += ['--checkpoint', setting / 'work' / 'iter_1.pth', '--out', tmp_path / 'out', '--device', 'cpu']
+    load_tool('demo').main([*map(str, argv), '--max-images', '1'])
+    assert 'have no place in' in (error := capsys.readouterr().err) and 'decode_head.upsamplers.' in error
+
+
 def test_demo_names_a_missing_label_map(setting, tmp_path, capsys):
     argv = [setting / 'shapes' / 'train', '--config', setting / 'config.py', '--max-images', '1']
     argv += ['--checkpoint', setting / 'work' / 'iter_1.pth', '--out', tmp_path / 'out', '--device', 'cpu']
