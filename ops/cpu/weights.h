@@ -69,10 +69,47 @@ void softmax_backward_block(
   }
 }
 
-// Whether `channels` of a pixel lie together, at least a vector of them.
-template <typename Acc>
-CARAFE_INLINE bool moves_channels(const TensorView& tensor, int64_t channels) {
-  return tensor.stride[1] == 1 && tensor.stride[3] != 1 && channels >= kLanes<Acc>;
+// Offset of the first weight of a group at cell (row, first), in masks or in logits.
+CARAFE_INLINE int64_t weight_offset(
+    const Params& p,
+    const TensorView& tensor,
+    int64_t image,
+    int64_t group,
+    int64_t row,
+    int64_t first) {
+  const int64_t* stride = tensor.stride;
+  const int64_t channel = mask_channel(group, p.kernel_size * p.kernel_size, 0);
+  const int64_t phases = p.softmax ? 1 : p.phases; // pixels of a cell
+  return image * stride[0] +
+      (p.softmax ? logit_channel(channel, p.phases, 0, 0) : channel) * stride[1] +
+      row * phases * stride[2] + first * phases * stride[3];
+}
+
+// Weights in channels_last by transposes, from or to the tensor. False, and nothing
+// done, where less than a vector of them lies together.
+template <bool to_tensor, typename T>
+bool move_weights(
+    T* packed, // [blocks, entries, padded phases, lanes]
+    const Params& p,
+    const TensorView& tensor,
+    int64_t offset,
+    int64_t count) { // cells
+  constexpr int n = kLanes<T>;
+  const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
+  const int64_t entries = p.kernel_size * p.kernel_size, size = weight_block_size<T>(p);
+  const int64_t channels = p.softmax ? entries * phases2 : entries;
+  const int64_t* stride = tensor.stride;
+  if (stride[1] != 1 || stride[3] == 1 || channels < n || (p.softmax && padded != phases2))
+    return false;
+  if (p.softmax)
+    move_channels<to_tensor>(packed, size, n, tensor, offset, stride[3], channels, count);
+  else
+    for (int64_t phase = 0; phase < phases2; ++phase)
+      move_channels<to_tensor>(
+          packed + phase * n, size, padded * n, tensor,
+          offset + phase / p.phases * stride[2] + phase % p.phases * stride[3],
+          p.phases * stride[3], channels, count);
+  return true;
 }
 
 // Logits of `count` cells from (row, first) on; a channel is one phase already.
@@ -90,12 +127,9 @@ void pack_logits(
   const int64_t phases2 = p.phases * p.phases, padded = padded_phases(p);
   const int64_t entries = p.kernel_size * p.kernel_size, size = entries * padded * n;
   const int64_t* stride = p.masks.stride;
-  const int64_t base = image * stride[0] +
-      logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
-      row * stride[2] + first * stride[3];
-  if (padded == phases2 && moves_channels<Acc>(p.masks, entries * phases2))
-    return move_channels<false>(
-        target, size, n, p.masks, base, stride[3], entries * phases2, count);
+  const int64_t base = weight_offset(p, p.masks, image, group, row, first);
+  if (move_weights<false>(target, p, p.masks, base, count))
+    return;
   const bool last = stride[1] < stride[3]; // channels_last: a cell's logits lie together
   if (padded != phases2 || (last && count < n))
     fill_zero(target, ceil_div(count, n) * size);
@@ -146,16 +180,9 @@ void pack_weights(
   if (padded != p.phases * p.phases)
     fill_zero(target, blocks * block);
   const int64_t* stride = p.masks.stride;
-  const int64_t base = image * stride[0] + mask_channel(group, entries, 0) * stride[1] +
-      row * p.phases * stride[2] + first * p.phases * stride[3];
-  if (moves_channels<Acc>(p.masks, entries)) {
-    for (int64_t phase = 0; phase < p.phases * p.phases; ++phase)
-      move_channels<false>(
-          target + phase * n, block, padded * n, p.masks,
-          base + phase / p.phases * stride[2] + phase % p.phases * stride[3],
-          p.phases * stride[3], entries, count);
+  const int64_t base = weight_offset(p, p.masks, image, group, row, first);
+  if (move_weights<false>(target, p, p.masks, base, count))
     return;
-  }
   for (int64_t t = 0; t < entries; ++t)
     for (int64_t phase_row = 0; phase_row < p.phases; ++phase_row)
       pack_phases(
@@ -188,17 +215,10 @@ void unpack_weights(
   const TensorView& target = p.grad_masks;
   const int64_t* stride = target.stride;
   const int64_t size = entries * padded * n;
+  const int64_t base = weight_offset(p, target, image, group, row, first);
+  if (move_weights<true>(source, p, target, base, count))
+    return;
   if (!p.softmax) {
-    const int64_t base = image * stride[0] + mask_channel(group, entries, 0) * stride[1] +
-        row * p.phases * stride[2] + first * p.phases * stride[3];
-    if (moves_channels<Acc>(target, entries)) {
-      for (int64_t phase = 0; phase < phases2; ++phase)
-        move_channels<true>(
-            source + phase * n, size, padded * n, target,
-            base + phase / p.phases * stride[2] + phase % p.phases * stride[3],
-            p.phases * stride[3], entries, count);
-      return;
-    }
     for (int64_t block = (count - 1) / n; block >= 0; --block) {
       const int64_t cell = vector_start<Acc>(block * n, count);
       for (int64_t t = 0; t < entries; ++t)
@@ -214,12 +234,6 @@ void unpack_weights(
     }
     return;
   }
-  const int64_t base = image * stride[0] +
-      logit_channel(mask_channel(group, entries, 0), p.phases, 0, 0) * stride[1] +
-      row * stride[2] + first * stride[3];
-  if (padded == phases2 && moves_channels<Acc>(target, entries * phases2))
-    return move_channels<true>(
-        source, size, n, target, base, stride[3], entries * phases2, count);
   if (stride[1] < stride[3]) { // channels_last
     for (int64_t cell = 0; cell < count; ++cell) {
       const int64_t block = cell / n;

@@ -23,8 +23,8 @@ def test_pooling_by_matrices(size, out):
 @pytest.mark.slow
 @pytest.mark.parametrize('dynamo', [True, False], ids=['dynamo', 'torchscript'])
 def test_whole_model(tmp_path, dynamo):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
+    onnxruntime = pytest.importorskip('onnxruntime', reason='needs the onnx extra')
+    pytest.importorskip('onnxscript', reason='needs the onnx extra')
     cfg = Config.fromfile(CONFIG)
     cfg.model.backbone.update(base_channels=8, stem_channels=8)
     cfg.model.decode_head.update(in_channels=[8, 16, 32, 64], channels=16)
