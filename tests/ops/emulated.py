@@ -16,14 +16,14 @@ sys.path.insert(0, str(ROOT / 'ops'))
 
 from build_cuda import made_once  # noqa: E402
 
+from tests.ops.native_cases import DTYPES, GUARD  # noqa: E402
+
 FOLDER = Path(__file__).parent / 'cuda_emulator'
 COMPILER = shutil.which('g++')
 FLAGS = [
     *('-std=c++17', '-O1', '-fPIC', '-DCARAFE_EMULATED', '-U_FORTIFY_SOURCE', f'-I{FOLDER}'),
     *('-fsanitize=undefined', '-fno-sanitize-recover=undefined', '-Wall', '-Wno-unknown-pragmas'),
 ]
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]  # as carafe::Dtype
-GUARD = 64  # elements beside every result, which no kernel may touch
 
 
 class TensorView(ctypes.Structure):
@@ -58,15 +58,6 @@ def build() -> Path:
             objects = list(pool.map(compile_one, sources))
         subprocess.run([COMPILER, '-shared', '-fsanitize=undefined', *objects, '-o', str(fresh)], check=True)
     return library
-
-
-def like(shape, source, dtype=None):
-    """A result full of NaN between guards, in the layout of ``source`` as the native ``empty`` chooses it."""
-    dtype = dtype or source.dtype
-    layout = torch._prims_common.suggest_memory_format(source)
-    strides = torch.empty(shape, memory_format=layout, device='meta').stride()
-    count = torch.Size(shape).numel()
-    return torch.full((count + 2 * GUARD,), torch.nan, dtype=dtype)[GUARD:].as_strided(shape, strides)
 
 
 def guards(result):

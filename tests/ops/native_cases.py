@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs, layouts, tolerances and exact results that the tests of the native operators share."""
+"""Inputs, layouts, tolerances, exact results and comparisons that the tests of the native operators share."""
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ on_devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', mark
 
 # Relative to the largest expected value: rounding of the result, and for 32 bits and more of the sums.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]  # as carafe::Dtype
+GUARD = 64  # elements beside every result, which no kernel may touch
 LAYOUTS = dict(
     contiguous=lambda x: x.contiguous(),
     channels_last=lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -55,3 +57,51 @@ def expected(features, masks, logits, grad, k, groups, s, down):
         oracle.scatter(grad, probability, *size, *sizes),
         oracle.unshuffle(grad_logits, phases),
     ]
+
+
+def like(shape, source, dtype=None):
+    """A result full of NaN between guards, in the layout of ``source`` as the native ``empty`` chooses it."""
+    dtype = dtype or source.dtype
+    layout = torch._prims_common.suggest_memory_format(source)
+    strides = torch.empty(shape, memory_format=layout, device='meta').stride()
+    count = torch.Size(shape).numel()
+    return torch.full((count + 2 * GUARD,), torch.nan, dtype=dtype)[GUARD:].as_strided(shape, strides)
+
+
+def computed(runner, inputs, sizes, family='', **kwargs):
+    """The six results of an operator family and the kernels that ran, where no torch runs them."""
+    features, masks, logits, grad = inputs
+    name = f'{{}}_{family}' if family else '{}'
+    results, kernels = [], []
+    for operator, softmax in (
+        ('reassemble', False),
+        ('correlate', False),
+        ('scatter', False),
+        ('reassemble', True),
+        ('scatter', True),
+        ('correlate', True),
+    ):
+        weights = logits if softmax else masks
+        if operator == 'reassemble':
+            result = like(grad.shape, features)
+            tensors = [features, result, weights, None]
+        elif operator == 'correlate':
+            result = like(weights.shape, logits if softmax else grad, weights.dtype)
+            tensors = [features, grad, logits if softmax else None, result]
+        else:
+            result = like(features.shape, grad)
+            tensors = [result, grad, weights, None]
+        kernels.append(runner.run(name.format(operator), tensors, result, sizes, softmax, **kwargs))
+        results.append(result)
+    return results, kernels
+
+
+def compare(runner, inputs, sizes, tolerance, family='', **kwargs):
+    results, kernels = computed(runner, inputs, sizes, family, **kwargs)
+    for result, exact, kernel in zip(results, expected(*inputs, *sizes), kernels, strict=True):
+        exact = torch.from_numpy(exact)
+        atol = tolerance * max(1, exact.abs().max())
+        torch.testing.assert_close(
+            result.double(), exact, rtol=0, atol=atol, msg=lambda m, k=kernel: f'{k}: {m}'
+        )
+    return set(kernels)

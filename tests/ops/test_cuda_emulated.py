@@ -9,7 +9,7 @@ import torch
 
 from carafe_plugin.ops import reference
 from tests.ops import emulated
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, expected, make_inputs
+from tests.ops.native_cases import LAYOUTS, TOLERANCE, compare, computed, expected, like, make_inputs
 
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason='needs g++')
 
@@ -17,45 +17,6 @@ pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason='needs g++')
 @pytest.fixture(scope='session')
 def emulator():
     return emulated.Emulator(emulated.build())
-
-
-def computed(emulator, inputs, sizes, family='', **kwargs):
-    """The six results of an operator family and the kernels that ran."""
-    features, masks, logits, grad = inputs
-    name = f'{{}}_{family}' if family else '{}'
-    results, kernels = [], []
-    for operator, softmax in (
-        ('reassemble', False),
-        ('correlate', False),
-        ('scatter', False),
-        ('reassemble', True),
-        ('scatter', True),
-        ('correlate', True),
-    ):
-        weights = logits if softmax else masks
-        if operator == 'reassemble':
-            result = emulated.like(grad.shape, features)
-            tensors = [features, result, weights, None]
-        elif operator == 'correlate':
-            result = emulated.like(weights.shape, logits if softmax else grad, weights.dtype)
-            tensors = [features, grad, logits if softmax else None, result]
-        else:
-            result = emulated.like(features.shape, grad)
-            tensors = [result, grad, weights, None]
-        kernels.append(emulator.run(name.format(operator), tensors, result, sizes, softmax, **kwargs))
-        results.append(result)
-    return results, kernels
-
-
-def compare(emulator, inputs, sizes, tolerance, family='', **kwargs):
-    results, kernels = computed(emulator, inputs, sizes, family, **kwargs)
-    for result, exact, kernel in zip(results, expected(*inputs, *sizes), kernels, strict=True):
-        exact = torch.from_numpy(exact)
-        atol = tolerance * max(1, exact.abs().max())
-        torch.testing.assert_close(
-            result.double(), exact, rtol=0, atol=atol, msg=lambda m, k=kernel: f'{k}: {m}'
-        )
-    return set(kernels)
 
 
 @pytest.mark.parametrize('down', [False, True], ids=['up', 'down'])
@@ -115,7 +76,7 @@ def test_channels_last(emulator, dtype, down):
 
 def run_chosen(emulator, features, weights, grad, softmax, order=0):
     """Reassembly of 5 x 5 by 2 by the kernel that is chosen, one group."""
-    result = emulated.like(grad.shape, features)
+    result = like(grad.shape, features)
     sizes = (5, 1, 2, False)
     tensors = [features, result, weights, None]
     return result, emulator.run('reassemble', tensors, result, sizes, softmax, order)
@@ -135,7 +96,7 @@ def test_tensor_cores(emulator, dtype):
         features, masks, logits, grad = inputs
         exact = expected(*inputs, *sizes)
         for softmax, weights, result_exact in ((False, masks, exact[0]), (True, logits, exact[3])):
-            result = emulated.like(grad.shape, features)
+            result = like(grad.shape, features)
             tensors = [features, result, weights, None]
             kernel = emulator.run(
                 'reassemble', tensors, result, sizes, softmax, order, multiprocessors=multiprocessors
@@ -279,7 +240,7 @@ def test_nan_weight_times_zero_border_is_nan(emulator, family):
     layout = 'channels_last' if family == 'last' else 'contiguous'
     features, masks, _, _ = make_inputs((1, 4, 2, 5), 3, 1, 2, False, torch.float32, layout)
     masks[0, 0, 0, 0] = torch.nan  # its tap lies outside the map
-    result = emulated.like((1, 4, 4, 10), features)
+    result = like((1, 4, 4, 10), features)
     emulator.run(f'reassemble_{family}', [features, result, masks, None], result, (3, 1, 2, False))
     assert result.isnan().nonzero()[:, 2:].tolist() == [[0, 0]] * 4
 
@@ -292,7 +253,7 @@ def test_softmax_of_extreme_logits(emulator, family):
     logits[0, 8, 0, 1] = torch.nan
     logits[0, 8, 1, 0] = torch.inf
     logits[0, ::4, 1, 1] = -torch.inf
-    result = emulated.like((1, 4, 4, 4), features)
+    result = like((1, 4, 4, 4), features)
     emulator.run(f'reassemble_{family}', [features, result, logits, None], result, (3, 1, 2, False), True)
     torch.testing.assert_close(result, reference.carafe_softmax(features, logits, 3, 1, 2), equal_nan=True)
 
@@ -319,7 +280,7 @@ def test_no_channels(emulator):
     sizes = (3, 1, 2, False)
     inputs = make_inputs((1, 0, 2, 3), *sizes, torch.float32)
     for softmax, weights in ((False, inputs[1]), (True, inputs[2])):
-        result = emulated.like(weights.shape, weights)
+        result = like(weights.shape, weights)
         tensors = [inputs[0], inputs[3], weights if softmax else None, result]
         emulator.run('correlate', tensors, result, sizes, softmax)
         assert not result.any()
