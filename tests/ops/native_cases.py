@@ -59,6 +59,14 @@ def expected(features, masks, logits, grad, k, groups, s, down):
     ]
 
 
+def halfway(dtype):
+    """Every float32 half-way between two neighbouring 16-bit values, as (1, 1, rows, columns)."""
+    largest = torch.tensor(torch.finfo(dtype).max, dtype=dtype).view(torch.int16).item()
+    values = torch.arange(largest + 1, dtype=torch.int16).view(dtype).float()
+    middle = values[:-1] / 2 + values[1:] / 2
+    return torch.stack([middle, -middle])[None, None]
+
+
 def like(shape, source, dtype=None):
     """A result full of NaN between guards, in the layout of ``source`` as the native ``empty`` chooses it."""
     dtype = dtype or source.dtype

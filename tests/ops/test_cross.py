@@ -10,7 +10,7 @@ import torch
 
 from carafe_plugin.ops.reference import carafe_softmax
 from tests.ops import cross
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, compare, computed, expected, like, make_inputs
+from tests.ops.native_cases import LAYOUTS, TOLERANCE, compare, computed, expected, halfway, like, make_inputs
 
 pytestmark = pytest.mark.slow  # seven seconds of compiling for each object
 
@@ -27,11 +27,12 @@ def started(request):
     if cross.missing(target):
         pytest.skip(f'needs {" and ".join(cross.missing(target))}')
     drivers = [cross.Driver(target, isa)]
-    if drivers[0].isa == isa:
+    try:
+        if drivers[0].isa != isa:
+            pytest.skip(f'this machine has no {isa}')
         yield drivers
-    drivers[-1].close()
-    if drivers[0].isa != isa:
-        pytest.skip(f'this machine has no {isa}')
+    finally:
+        drivers[-1].close()
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_dtypes_and_layouts(driver, dtype, layout):
         ((2, 12, 5, 19), (5, 1, 2, False)),
         ((1, 5, 3, 13), (5, 1, 2, False)),
         ((2, 12, 4, 7), (3, 4, 3, False)),
-        ((1, 37, 3, 6), (3, 1, 2, False)),
+        ((1, 37, 4, 3), (3, 1, 1, False)),
         ((2, 7, 6, 37), (5, 1, 2, True)),
     ):
         compare(driver, make_inputs(shape, *sizes, dtype, layout), sizes, TOLERANCE[dtype])
@@ -84,10 +85,10 @@ def test_many_channels_and_tiles(driver):
     """More channels than a block, columns than a tile, rows than a chunk; a result above 8 MB."""
     for shape, sizes, dtypes in (
         ((1, 70, 9, 40), (5, 1, 2, False), (torch.float32, torch.bfloat16, torch.float16)),
-        ((1, 6, 3, 1700), (5, 2, 2, False), (torch.float32, torch.bfloat16)),
-        ((1, 2, 12, 130), (9, 1, 4, False), (torch.float32,)),
+        ((1, 6, 3, 1700), (5, 2, 2, False), (torch.float32,)),
+        ((1, 2, 5, 130), (9, 1, 4, False), (torch.float32,)),
         ((1, 3, 20, 600), (3, 1, 2, True), (torch.float32, torch.bfloat16)),
-        ((1, 34, 128, 130), (3, 1, 2, False), (torch.float32,)),
+        ((1, 66, 80, 101), (1, 1, 2, False), (torch.float32,)),
     ):
         for dtype in dtypes:
             compare(driver, make_inputs(shape, *sizes, dtype), sizes, TOLERANCE[dtype])
@@ -128,9 +129,9 @@ def test_16_bit_conversions_are_exact(driver, dtype):
     assert torch.equal(out.view(torch.int16), (values + 0).view(torch.int16))
     wide = torch.randn(1, 1, 200, 100) * torch.logspace(-9, 6, 200)[:, None]
     wide[0, 0, 0, :4] = torch.tensor([torch.inf, -torch.inf, 65519.9, 65520.0])
-    for x, exact in ((wide, wide.to(dtype)), (wide * torch.nan, None)):
+    for x in (wide, halfway(dtype), wide * torch.nan):
         out = run(driver, 'correlate', [torch.ones_like(x), x, None, ...], x.shape, x, sizes, dtype=dtype)
-        assert out.isnan().all() if exact is None else torch.equal(out, exact)
+        torch.testing.assert_close(out, x.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
 def test_softmax_of_extreme_logits(driver):

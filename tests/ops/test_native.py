@@ -10,7 +10,7 @@ import torch
 
 from carafe_plugin.ops import _native
 from tests import reference as oracle
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, expected, make_inputs, needs_cuda, on_devices
+from tests.ops.native_cases import LAYOUTS, TOLERANCE, expected, halfway, make_inputs, needs_cuda, on_devices
 
 pytestmark = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
@@ -77,6 +77,7 @@ def test_dtypes_and_layouts(device, dtype, layout):
     for shape, sizes in (
         ((2, 12, 5, 19), (5, 1, 2, False)),
         ((1, 5, 3, 13), (5, 1, 2, False)),
+        ((1, 9, 4, 3), (3, 1, 1, False)),
         ((2, 12, 4, 7), (3, 4, 3, False)),
         ((2, 7, 6, 37), (5, 1, 2, True)),
     ):
@@ -149,8 +150,8 @@ def test_16_bit_conversions_are_exact(device, dtype):
     wide = torch.randn(1, 1, 200, 100) * torch.logspace(-9, 6, 200)[:, None]
     wide[0, 0, 0, :4] = torch.tensor([torch.inf, -torch.inf, 65519.9, 65520.0])
     wide = wide.to(device)
-    result = ops.correlate(wide, torch.ones_like(wide), 1, 1, 1, dtype=dtype)
-    assert torch.equal(result, wide.to(dtype))
+    for x in (wide, halfway(dtype).to(device)):
+        assert torch.equal(ops.correlate(x, torch.ones_like(x), 1, 1, 1, dtype=dtype), x.to(dtype))
     assert ops.correlate(wide * torch.nan, wide, 1, 1, 1, dtype=dtype).isnan().all()
 
 
