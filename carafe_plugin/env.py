@@ -25,7 +25,8 @@ def describe() -> list[tuple[str, str]]:
     ]
     for device in ('cpu', 'cuda'):
         if device in _native.loaded:
-            lines.append((f'{device} operators', f'native ({_native.loaded[device]})'))
+            native = f'native, {_native.binding()} ({_native.loaded[device]})'
+            lines.append((f'{device} operators', native))
         else:
             lines.append((f'{device} operators', f'plain PyTorch: {_native.why_not(device)}'))
     if 'cpu' in _native.loaded:

@@ -18,8 +18,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-# The oldest torch whose stable ABI has what we call (parallel_for, empty): 2.10.0, one byte a part.
-TORCH_TARGET = ('2.10', '0x020a000000000000')
+# The oldest torch that is served, and the oldest whose stable ABI has what binding.h calls.
+OLDEST_TORCH, STABLE_TORCH = (2, 1), (2, 10)
+TORCH_TARGET = '0x020a000000000000'  # STABLE_TORCH, one byte a part
 
 COMMON = ['-std=c++17', '-fPIC', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-Wall', '-g0']
 # -O2 with the vectoriser at full strength: the conversion loops need it, and -O3 gains nothing more.
@@ -51,8 +52,11 @@ def native_build() -> dict:
     if reason:
         _say(f'no native library: {reason}')
         return {}
+    version = _torch_version()
+    # carafe_plugin/ops/_native.py looks for these names.
+    suffix = '' if version >= STABLE_TORCH else f'_torch{version[0]}_{version[1]}'
     cpu = Extension(
-        'carafe_plugin._C_cpu',
+        f'carafe_plugin._C_cpu{suffix}',
         sources=[
             'ops/schema.cpp',
             'ops/host.cpp',
@@ -76,9 +80,30 @@ def _why_not() -> str | None:
         import torch
     except ImportError:
         return 'torch is not installed here; install it first and pass --no-build-isolation'
-    if tuple(map(int, torch.__version__.split('.')[:2])) < tuple(map(int, TORCH_TARGET[0].split('.'))):
-        return f'torch {torch.__version__} is older than {TORCH_TARGET[0]}'
+    if _torch_version() < OLDEST_TORCH:
+        return f'torch {torch.__version__} is older than {".".join(map(str, OLDEST_TORCH))}'
     return None
+
+
+def _torch_version() -> tuple[int, int]:
+    import torch
+
+    major, minor = torch.__version__.split('.')[:2]
+    return int(major), int(minor)
+
+
+def _binding(torch_root: Path) -> tuple[list[str], list[str]]:
+    """Flags that compile and that link the hosts: see binding.h."""
+    include = [f'-isystem{torch_root / "include"}']
+    if _torch_version() >= STABLE_TORCH:
+        return [f'-DTORCH_TARGET_VERSION={TORCH_TARGET}', *include], ['-ltorch_cpu']
+    import torch
+
+    abi = f'-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}'
+    # parallel_for is a template on OpenMP's pragmas. Linked without -fopenmp, their calls reach the runtime
+    # that torch brings along: a second one would have threads of its own.
+    openmp = [] if sys.platform == 'darwin' else ['-fopenmp']
+    return ['-DCARAFE_ATEN', abi, *openmp, *include], ['-ltorch_cpu', '-lc10']
 
 
 def _say(message: str) -> None:
@@ -116,18 +141,19 @@ class BuildNative(build_ext):
 
         torch_root = Path(torch.__file__).parent
         extra = shlex.split(os.environ.get('CARAFE_CXXFLAGS', ''))
-        host = ['-O2', f'-DTORCH_TARGET_VERSION={TORCH_TARGET[1]}', f'-isystem{torch_root / "include"}']
+        host, libraries = _binding(torch_root)
         objects = []
         *sources, kernels = ext.sources
+        key = '-DCARAFE_DISPATCH_KEY=CPU'
         for source in sources:
-            objects += self._compile(source, 'host', [*COMMON, *host, '-DCARAFE_DISPATCH_KEY=CPU', *extra])
+            objects += self._compile(source, 'host', ['-O2', *COMMON, *host, key, *extra])
         for isa, flags in INSTRUCTION_SETS.items():
             macros = [f'-DCARAFE_TABLE=kernels_{isa}', f'-DCARAFE_ISA={isa}']
             objects += self._compile(kernels, isa, [*COMMON, *KERNEL, *flags, *macros, *extra])
         if sys.platform == 'darwin':
             link = ['-undefined', 'dynamic_lookup']
         else:
-            link = ['-Wl,--no-as-needed', f'-L{torch_root / "lib"}', '-ltorch_cpu']
+            link = ['-Wl,--no-as-needed', f'-L{torch_root / "lib"}', *libraries]
         self.compiler.link_shared_object(
             objects, str(target), extra_postargs=[*link, *extra], target_lang='c++'
         )
@@ -136,9 +162,11 @@ class BuildNative(build_ext):
         import torch
 
         reason = build_cuda.why_not(torch.version.cuda)
+        if _torch_version() < STABLE_TORCH:
+            reason = f'torch {torch.__version__} is older than {".".join(map(str, STABLE_TORCH))}'
         if reason is None:
             folder = Path(self.build_temp, 'cuda')
-            build_cuda.build(target, folder, Path(torch.__file__).parent, TORCH_TARGET[1])
+            build_cuda.build(target, folder, Path(torch.__file__).parent, TORCH_TARGET)
         else:
             target.unlink(missing_ok=True)
             print(f'carafe_plugin: no CUDA library: {reason}', file=sys.stderr)

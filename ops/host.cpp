@@ -4,18 +4,12 @@
 // which runs them first; they matter to who calls torch.ops directly.
 #include "host.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <optional>
 #include <string>
 #include <tuple>
 
 namespace carafe {
 namespace {
-
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
 
 std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
@@ -30,37 +24,37 @@ bool is_supported(ScalarType dtype) {
 }
 
 void check_integers(int64_t kernel_size, int64_t group_size, int64_t scale_factor) {
-  STD_TORCH_CHECK(kernel_size >= 1, "kernel_size must be at least 1, got ", kernel_size);
-  STD_TORCH_CHECK(group_size >= 1, "group_size must be at least 1, got ", group_size);
-  STD_TORCH_CHECK(scale_factor >= 1, "scale_factor must be at least 1, got ", scale_factor);
-  STD_TORCH_CHECK(kernel_size % 2 == 1, "kernel_size must be odd, got ", kernel_size);
+  CARAFE_CHECK(kernel_size >= 1, "kernel_size must be at least 1, got ", kernel_size);
+  CARAFE_CHECK(group_size >= 1, "group_size must be at least 1, got ", group_size);
+  CARAFE_CHECK(scale_factor >= 1, "scale_factor must be at least 1, got ", scale_factor);
+  CARAFE_CHECK(kernel_size % 2 == 1, "kernel_size must be odd, got ", kernel_size);
   // Far beyond use, and it keeps every count below 2^63.
-  STD_TORCH_CHECK(
+  CARAFE_CHECK(
       kernel_size <= 1023 && scale_factor <= 1023,
       "kernel_size and scale_factor must be at most 1023, got ", kernel_size, " and ", scale_factor);
 }
 
 void check_tensor(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(is_supported(tensor.scalar_type()), name, " must be floating-point (16, 32 or 64 bits)");
-  STD_TORCH_CHECK(tensor.dim() == 4, name, " must have 4 dimensions, got shape ", shape_text(tensor));
+  CARAFE_CHECK(is_supported(tensor.scalar_type()), name, " must be floating-point (16, 32 or 64 bits)");
+  CARAFE_CHECK(tensor.dim() == 4, name, " must have 4 dimensions, got shape ", shape_text(tensor));
 }
 
 std::string device_text(const Tensor& tensor) {
   if (tensor.is_cpu())
     return "cpu";
   if (tensor.is_cuda())
-    return "cuda:" + std::to_string(tensor.get_device_index());
+    return "cuda:" + std::to_string(device_index(tensor));
   return "another device";
 }
 
 void check_devices(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
   const std::string a_text = device_text(a), b_text = device_text(b);
-  STD_TORCH_CHECK(
+  CARAFE_CHECK(
       a_text == b_text, a_name, " and ", b_name, " must be on one device, got ", a_text, " and ", b_text);
 }
 
 void check_groups(int64_t channels, int64_t group_size) {
-  STD_TORCH_CHECK(
+  CARAFE_CHECK(
       channels % group_size == 0,
       "the channels of features must be divisible by group_size=", group_size, ", got ", channels);
 }
@@ -73,7 +67,7 @@ void check_shape(
     int64_t channels,
     int64_t height,
     int64_t width) {
-  STD_TORCH_CHECK(
+  CARAFE_CHECK(
       tensor.size(0) == batch && tensor.size(1) == channels &&
           tensor.size(2) == height && tensor.size(3) == width,
       name, " must have shape ", formula, " = (", batch, ", ", channels, ", ",
@@ -99,21 +93,15 @@ bool is_channels_last(const Tensor& tensor) {
 }
 
 // An uninitialised tensor, in the layout and dtype of `like` unless said.
-Tensor empty(
+Tensor empty_like(
     int64_t batch,
     int64_t channels,
     int64_t height,
     int64_t width,
     const Tensor& like,
     std::optional<ScalarType> dtype = std::nullopt) {
-  const int64_t sizes[] = {batch, channels, height, width};
-  Tensor tensor = torch::stable::empty(
-      {sizes, 4},
-      dtype.value_or(like.scalar_type()),
-      std::nullopt,
-      like.device(),
-      std::nullopt,
-      is_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  Tensor tensor = empty(
+      {batch, channels, height, width}, dtype.value_or(like.scalar_type()), like, is_channels_last(like));
   device::allocated(tensor);
   return tensor;
 }
@@ -169,7 +157,7 @@ void check_output(const Tensor& output, const char* name, const Sizes& sizes) {
 
 // A, from masks or logits.
 Tensor forward(const Tensor& features, const Tensor& masks, bool softmax, const Sizes& sizes) {
-  Tensor output = empty(sizes.batch, sizes.channels, sizes.out_h(), sizes.out_w(), features);
+  Tensor output = empty_like(sizes.batch, sizes.channels, sizes.out_h(), sizes.out_w(), features);
   if (output.numel() == 0)
     return output;
   Call call{sizes, softmax, is_double(features, masks)};
@@ -224,7 +212,7 @@ void correlate_into(
 
 // C.
 Tensor scatter_from(const Tensor& output, const Tensor& masks, bool softmax, const Sizes& sizes) {
-  Tensor features = empty(sizes.batch, sizes.channels, sizes.in_h, sizes.in_w, output);
+  Tensor features = empty_like(sizes.batch, sizes.channels, sizes.in_h, sizes.in_w, output);
   if (features.numel() == 0)
     return features;
   Call call{sizes, softmax, is_double(output, masks)};
@@ -242,7 +230,7 @@ Tensor correlate(
     int64_t group_size,
     int64_t scale_factor,
     bool down,
-    std::optional<ScalarType> dtype) {
+    Optional<ScalarType> dtype) {
   check_integers(kernel_size, group_size, scale_factor);
   check_tensor(features, "features");
   check_groups(features.size(1), group_size);
@@ -250,8 +238,8 @@ Tensor correlate(
   check_output(output, "output", sizes);
   check_devices(features, "features", output, "output");
   const ScalarType to = dtype.value_or(output.scalar_type());
-  STD_TORCH_CHECK(is_supported(to), "dtype must be floating-point (16, 32 or 64 bits)");
-  Tensor masks = empty(
+  CARAFE_CHECK(is_supported(to), "dtype must be floating-point (16, 32 or 64 bits)");
+  Tensor masks = empty_like(
       sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w(), output, to);
   correlate_into(masks, output, features, nullptr, sizes);
   return masks;
@@ -271,7 +259,7 @@ Tensor scatter(
   check_tensor(masks, "masks");
   check_devices(output, "output", masks, "masks");
   check_groups(output.size(1), group_size);
-  STD_TORCH_CHECK(
+  CARAFE_CHECK(
       height >= 0 && width >= 0, "height and width must not be negative, got ", height, " and ", width);
   const Sizes sizes{
       output.size(0), output.size(1), height, width,
@@ -293,7 +281,7 @@ std::tuple<Tensor, Tensor> reassemble_softmax_backward(
       forward_sizes(features, logits, true, kernel_size, group_size, scale_factor, down);
   check_output(grad, "grad", sizes);
   check_devices(features, "features", grad, "grad");
-  Tensor grad_logits = empty(
+  Tensor grad_logits = empty_like(
       sizes.batch, sizes.logit_channels(), sizes.cells(sizes.in_h), sizes.cells(sizes.in_w), logits);
   correlate_into(grad_logits, grad, features, &logits, sizes);
   return {scatter_from(grad, logits, true, sizes), grad_logits};
@@ -326,10 +314,10 @@ TensorView mutable_view(const Tensor& tensor) {
 
 } // namespace carafe
 
-STABLE_TORCH_LIBRARY_IMPL(carafe_plugin, CARAFE_DISPATCH_KEY, m) {
-  m.impl("reassemble", TORCH_BOX(&carafe::reassemble));
-  m.impl("correlate", TORCH_BOX(&carafe::correlate));
-  m.impl("scatter", TORCH_BOX(&carafe::scatter));
-  m.impl("reassemble_softmax", TORCH_BOX(&carafe::reassemble_softmax));
-  m.impl("reassemble_softmax_backward", TORCH_BOX(&carafe::reassemble_softmax_backward));
+CARAFE_LIBRARY_IMPL(CARAFE_DISPATCH_KEY, m) {
+  m.impl("reassemble", CARAFE_KERNEL(&carafe::reassemble));
+  m.impl("correlate", CARAFE_KERNEL(&carafe::correlate));
+  m.impl("scatter", CARAFE_KERNEL(&carafe::scatter));
+  m.impl("reassemble_softmax", CARAFE_KERNEL(&carafe::reassemble_softmax));
+  m.impl("reassemble_softmax_backward", CARAFE_KERNEL(&carafe::reassemble_softmax_backward));
 }

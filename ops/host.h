@@ -4,14 +4,11 @@
 // into both. Each library defines the functions of namespace `device`.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
+#include "binding.h"
 #include "reassembly.h"
 #include "tensor_view.h"
 
 namespace carafe {
-
-using torch::stable::Tensor;
 
 // Sizes, and what shapes follow from them.
 struct Sizes {

@@ -2,9 +2,9 @@
 // The operators' schemas. features [N, C, H, W]; masks [N, G*k*k, H', W'];
 // logits [N, G*k*k*s*s, H, W]; output and its gradient [N, C, H', W'], where
 // H' = s*H, or, with `down`, H' = ceil(H / s) and logits [N, G*k*k, H', W'].
-#include <torch/csrc/stable/library.h>
+#include "binding.h"
 
-STABLE_TORCH_LIBRARY(carafe_plugin, m) {
+CARAFE_LIBRARY(m) {
   m.def(
       "reassemble(Tensor features, Tensor masks, int kernel_size, int group_size, "
       "int scale_factor, bool down=False) -> Tensor");

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_OUTPUT = ('(N, C, s*H, s*W)', '(N, C, ceil(H/s), ceil(W/s))')  # index: down
+from ._compat import is_autocast_enabled
+
+# Up, down.
+_OUTPUT = ('(N, C, s*H, s*W)', '(N, C, ceil(H/s), ceil(W/s))')
 _MASKS = ('(N, G*k*k, s*H, s*W)', '(N, G*k*k, ceil(H/s), ceil(W/s))')
 _LOGITS = ('(N, G*k*k*s*s, H, W)', _MASKS[1])
 
@@ -77,7 +80,7 @@ def check_arguments(
 
 def check_output(output: Tensor, name: str, shape: tuple, scale_factor: int, down: bool) -> None:
     """Refuse a reassembled map, the argument called ``name``, that does not fit features of ``shape``."""
-    _check_shape(output, name, output_shape(shape, scale_factor, down), _OUTPUT[down], shape)
+    _check_shape(output, name, output_shape(shape, scale_factor, down), _OUTPUT, down, shape)
 
 
 def check_kernels(kernels: Tensor, name: str, shape: tuple, *call) -> None:
@@ -86,7 +89,7 @@ def check_kernels(kernels: Tensor, name: str, shape: tuple, *call) -> None:
     ``call`` is kernel_size, group_size, scale_factor and down, as the operators take them.
     """
     shape_of, formulas = (masks_shape, _MASKS) if name == 'masks' else (logits_shape, _LOGITS)
-    _check_shape(kernels, name, shape_of(shape, *call), formulas[call[-1]], shape)
+    _check_shape(kernels, name, shape_of(shape, *call), formulas, call[-1], shape)
 
 
 def check_call(features: Tensor, kernels: Tensor, name: str, *call) -> None:
@@ -98,13 +101,16 @@ def check_call(features: Tensor, kernels: Tensor, name: str, *call) -> None:
 
 def check_dtypes(features: Tensor, other: Tensor, name: str) -> None:
     """Refuse a mixture of dtypes outside autocast, though the operators themselves take any two."""
-    if other.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
+    if other.dtype != features.dtype and not is_autocast_enabled(features.device.type):
         raise TypeError(f'features and {name} must have one dtype, got {features.dtype} and {other.dtype}')
 
 
-def _check_shape(tensor: Tensor, name: str, expected: tuple, formula: str, shape: tuple) -> None:
+def _check_shape(
+    tensor: Tensor, name: str, expected: tuple, formulas: tuple[str, str], down: bool, shape: tuple
+) -> None:
     got = ints(tensor.shape)
     if got != expected:
+        formula = formulas[1] if down else formulas[0]  # Dynamo of torch 2.10 takes no bool for an index
         raise ValueError(
             f'{name} must have shape {formula} = {expected} for features of shape {shape}, got {got}'
         )

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# What the libraries were compiled against at least; below it the stable ABI lacks what they call.
-OLDEST_TORCH = (2, 10)
+from . import _compat
+
+# From here on one library serves every torch, through its stable ABI; before, each minor version has its own.
+STABLE_TORCH = (2, 10)
 # In this order: the first one defines the operators, the second adds its kernels to them.
-LIBRARIES = {'cpu': '_C_cpu.so', 'cuda': '_C_cuda.so'}
+DEVICES = ('cpu', 'cuda')
 DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
 #: Device type to the path of its library, and, where there is none, to the reason.
@@ -46,30 +48,47 @@ def why_not(device: str) -> str:
     return missing.get(device, f'none is written for {device}')
 
 
-def _load(device: str, file: str) -> None:
-    version = tuple(map(int, torch.__version__.split('.')[:2]))
+def binding() -> str:
+    """How a library for this torch is bound to it."""
+    if _compat.VERSION >= STABLE_TORCH:
+        return 'stable ABI, for torch 2.10 and later'
+    return f'ATen, for torch {".".join(map(str, _compat.VERSION))} alone'
+
+
+def _load(device: str) -> None:
     # Another build of the libraries, such as the one under sanitizers, is named by its folder.
-    path = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent.parent) / file
-    needs = 'nvcc and a torch with CUDA' if device == 'cuda' else 'a C++ compiler and torch'
+    folder = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent.parent)
+    # ops/build_native.py gives these names.
+    suffix = '' if _compat.VERSION >= STABLE_TORCH else '_torch{}_{}'.format(*_compat.VERSION)
+    path = folder / f'_C_{device}{suffix}.so'
     if os.environ.get('CARAFE_NATIVE') == '0':
         missing[device] = 'switched off by CARAFE_NATIVE=0'
     elif device == 'cuda' and torch.version.cuda is None:
         missing[device] = 'torch is a CPU build'
     elif device == 'cuda' and 'cpu' not in loaded:
         missing[device] = f'the CPU library, which defines the operators, is missing: {missing["cpu"]}'
-    elif version < OLDEST_TORCH:
-        missing[device] = f'torch {torch.__version__} is older than {".".join(map(str, OLDEST_TORCH))}'
+    elif device == 'cuda' and suffix:
+        missing[device] = f'torch {torch.__version__} is older than {".".join(map(str, STABLE_TORCH))}'
     elif not path.exists():
-        missing[device] = f'{file} was not built: install again where {needs} are'
+        missing[device] = _why_not_built(device, folder)
     else:
         try:
             if device == 'cuda':
                 _load_libtorch_cuda()
             torch.ops.load_library(path)
         except OSError as error:
-            missing[device] = f'{file} does not load: {error}'
+            missing[device] = f'{path.name} does not load: {error}'
         else:
             loaded[device] = str(path)
+
+
+def _why_not_built(device: str, folder: Path) -> str:
+    needs = 'nvcc and a torch with CUDA' if device == 'cuda' else 'a C++ compiler and torch'
+    again = f'install again, from source, without build isolation and cache, where {needs} are'
+    others = sorted(path.name for path in folder.glob(f'_C_{device}*.so'))
+    if others:
+        return f'{" and ".join(others)} is for another torch than {torch.__version__}: {again}'
+    return f'it was not built: {again}'
 
 
 def _load_libtorch_cuda() -> None:
@@ -80,7 +99,7 @@ def _load_libtorch_cuda() -> None:
 
 
 def _warn_once(device: str) -> None:
-    if torch.compiler.is_compiling() or device in _warned or device == 'meta':
+    if _compat.is_compiling() or device in _warned or device == 'meta':
         return
     _warned.add(device)
     if os.environ.get('CARAFE_NATIVE') != '0':
@@ -93,7 +112,7 @@ def _warn_once(device: str) -> None:
         )
 
 
-for _device, _file in LIBRARIES.items():
-    _load(_device, _file)
+for _device in DEVICES:
+    _load(_device)
 if loaded:
     from . import _registrations  # noqa: F401

@@ -10,8 +10,8 @@ returns the dtype of the features (16-bit features with float32 masks is autocas
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
-from torch.utils.flop_counter import register_flop_formula
 
+from . import _compat
 from ._checks import check_arguments, check_kernels, check_output, masks_shape, output_shape
 from .reference import pixel_shuffle, pixel_unshuffle
 
@@ -37,7 +37,7 @@ def _fake(name: str):
             except (TypeError, ValueError) as error:
                 raise RuntimeError(str(error)) from None
 
-        torch.library.register_fake(f'carafe_plugin::{name}', checked)
+        _compat.register_fake(name, checked)
         return function
 
     return register
@@ -113,7 +113,7 @@ def _register_bilinear(name, first_of_call, grad_first, grad_second):
             *(None for _ in others),
         )
 
-    torch.library.register_autograd(f'carafe_plugin::{name}', backward, setup_context=setup)
+    _compat.register_autograd(name, backward, setup)
 
 
 _register_bilinear(
@@ -191,7 +191,7 @@ for _name, _setup, _backward in (
     ('reassemble_softmax', _softmax_setup, _softmax_backward),
     ('reassemble_softmax_backward', _softmax_backward_setup, _softmax_double_backward),
 ):
-    torch.library.register_autograd(f'carafe_plugin::{_name}', _backward, setup_context=_setup)
+    _compat.register_autograd(_name, _backward, _setup)
 
 
 # vmap: images are independent, so that a mapped dimension joins the batch. ----------------------------------
@@ -215,10 +215,14 @@ def _register_vmap(name: str) -> None:
             return out_of_batch(out), 0
         return tuple(map(out_of_batch, out)), (0,) * len(out)
 
-    torch.library.register_vmap(f'carafe_plugin::{name}', rule)
+    _compat.register_vmap(name, rule)
 
 
 # FLOPs, 2 per multiply-add, as torch.utils.flop_counter counts a convolution. The softmax is left out. ------
+
+
+def _flop_formula(*operators):
+    return lambda formula: _compat.register_flop_formula(list(operators), formula)
 
 
 def _flops(output_shape, kernel_size: int) -> int:
@@ -226,22 +230,22 @@ def _flops(output_shape, kernel_size: int) -> int:
     return 2 * n * c * h * w * kernel_size**2
 
 
-@register_flop_formula([_ops.reassemble, _ops.reassemble_softmax])
+@_flop_formula(_ops.reassemble, _ops.reassemble_softmax)
 def _reassemble_flops(features, kernels, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
     return _flops(out_shape, kernel_size)
 
 
-@register_flop_formula(_ops.correlate)
+@_flop_formula(_ops.correlate)
 def _correlate_flops(output, features, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
     return _flops(output, kernel_size)
 
 
-@register_flop_formula(_ops.scatter)
+@_flop_formula(_ops.scatter)
 def _scatter_flops(output, masks, height, width, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
     return _flops(output, kernel_size)
 
 
-@register_flop_formula(_ops.reassemble_softmax_backward)
+@_flop_formula(_ops.reassemble_softmax_backward)
 def _backward_flops(grad, features, logits, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
     return 2 * _flops(grad, kernel_size)
 

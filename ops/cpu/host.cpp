@@ -2,9 +2,6 @@
 // The CPU device: results get large pages, calls become Params, items go to the threads.
 #include "../host.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -19,11 +16,11 @@ namespace carafe {
 namespace {
 
 void run(const Operator& op, Params& p) {
-  op.plan(p, torch::stable::get_num_threads());
+  op.plan(p, get_num_threads());
   // Below about 100 us of work a second thread costs more than it gives.
   const int64_t grain = (2 << 20) / (p.item_work > 0 ? p.item_work : 1) + 1;
   std::atomic<bool> out_of_memory{false};
-  torch::stable::parallel_for(0, p.items, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, p.items, grain, [&](int64_t begin, int64_t end) {
     // No exception may leave this function: its text would be lost.
     void* scratch = std::aligned_alloc(64, (p.scratch_bytes + 63) / 64 * 64);
     if (scratch == nullptr) {
@@ -33,7 +30,7 @@ void run(const Operator& op, Params& p) {
     op.run(p, begin, end, scratch);
     std::free(scratch);
   });
-  STD_TORCH_CHECK(!out_of_memory, "out of memory: ", p.scratch_bytes, " bytes of scratch a thread");
+  CARAFE_CHECK(!out_of_memory, "out of memory: ", p.scratch_bytes, " bytes of scratch a thread");
 }
 
 std::string cpu_capability() { return kernels().isa; }
@@ -85,6 +82,6 @@ void device::scatter(const Call& call) {
 
 } // namespace carafe
 
-STABLE_TORCH_LIBRARY_IMPL(carafe_plugin, CompositeExplicitAutograd, m) {
-  m.impl("cpu_capability", TORCH_BOX(&carafe::cpu_capability));
+CARAFE_LIBRARY_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", CARAFE_KERNEL(&carafe::cpu_capability));
 }

@@ -5,7 +5,6 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <cuda_runtime_api.h>
 
@@ -15,8 +14,6 @@
 
 namespace carafe {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 Problem make_problem(const Call& call) {
   Problem p = describe<Problem>(call);
@@ -72,7 +69,7 @@ private:
 
 // On the device of the tensors and torch's current stream there.
 void run(Launched (*op)(const Problem&, void*, Host&), Problem& p, const Call& call, Written written) {
-  const int32_t index = call.features->get_device_index();
+  const int32_t index = device_index(*call.features);
   const torch::stable::accelerator::DeviceGuard guard(index);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from carafe_plugin.downsamplers import DOWNSAMPLERS, build_downsampler
 from tests import reference
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
+from tests.torch_versions import FLOAT16, needs_compile, needs_export
 
 NAMES = list(DOWNSAMPLERS)
 
@@ -29,8 +30,6 @@ def test_contract(name, s):
     torch.testing.assert_close(down(x.contiguous(memory_format=torch.channels_last)), out)
     with torch.autocast('cpu', torch.bfloat16):
         torch.testing.assert_close(down(x.bfloat16()).float(), out, rtol=0.05, atol=0.05)
-    for dtype in (torch.float64, torch.float16, torch.bfloat16):
-        assert build_downsampler(dict(type=name), 8, s).to(dtype)(x.to(dtype)).dtype == dtype
     out.square().sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in (x, *down.parameters()))
     down.zero_grad()
@@ -38,6 +37,14 @@ def test_contract(name, s):
     assert not any(p.grad.any() for p in down.parameters())
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, FLOAT16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('name', NAMES)
+def test_dtypes(name, dtype):
+    x = torch.rand(2, 8, 7, 9, dtype=dtype)
+    assert build_downsampler(dict(type=name), 8).to(dtype)(x).dtype == dtype
+
+
+@needs_compile
 @pytest.mark.parametrize('name', NAMES)
 def test_compiles_without_graph_breaks(name):
     down, x = build_downsampler(dict(type=name), 8), torch.rand(2, 8, 7, 9, requires_grad=True)
@@ -47,6 +54,7 @@ def test_compiles_without_graph_breaks(name):
     assert x.grad.any()
 
 
+@needs_export
 @EXPORTER_NOISE
 @pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_onnx(dynamo):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.torch_versions import needs_stable_abi
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'ops'))
 
@@ -37,6 +39,7 @@ def test_specialised_kernels_do_not_spill(kernels):
 
 
 @needs_nvcc
+@needs_stable_abi
 @pytest.mark.skipif(shutil.which('nm') is None, reason='needs nm')
 def test_library_uses_the_stable_abi_alone(kernels, tmp_path):
     library = tmp_path / 'library.so'

@@ -7,6 +7,7 @@ import torch
 
 from carafe_plugin.ops import _native, carafe_downsample, carafe_downsample_softmax, reference
 from tests import reference as oracle
+from tests.torch_versions import needs_compile
 
 # Relative to outputs of about 1: rounding of the inputs, then of the output.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
@@ -78,6 +79,7 @@ def test_empty_batch_keeps_the_graph(path):
     assert weight.grad == 0
 
 
+@needs_compile
 @pytest.mark.parametrize('function', [carafe_downsample, carafe_downsample_softmax])
 def test_compile_without_graph_break(function):
     torch._dynamo.reset()

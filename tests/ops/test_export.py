@@ -11,17 +11,17 @@ import torch
 import carafe_plugin.ops
 from carafe_plugin import build_upsampler
 from carafe_plugin.ops import _native
+from tests.torch_versions import DYNAMIC, needs_export
 
 needs_native = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
 )
-DYNAMIC = torch.export.Dim.DYNAMIC
 FUNCTIONS = carafe_plugin.ops.__all__
 # A TracerWarning from this package's lines (a size that a graph would hold) stays an error.
 EXPORTER_NOISE = pytest.mark.filterwarnings(
     'ignore::DeprecationWarning', 'ignore:Constant folding', 'ignore:.*treespec:FutureWarning'
 )
-pytestmark = EXPORTER_NOISE
+pytestmark = [EXPORTER_NOISE, needs_export]
 
 
 class Operator(torch.nn.Module):

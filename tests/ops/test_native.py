@@ -11,6 +11,7 @@ import torch
 from carafe_plugin.ops import _native
 from tests import reference as oracle
 from tests.ops.native_cases import LAYOUTS, TOLERANCE, expected, halfway, make_inputs, needs_cuda, on_devices
+from tests.torch_versions import needs_stable_abi
 
 pytestmark = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
@@ -219,6 +220,14 @@ def test_more_than_2_31_output_elements(device):
     assert [out[0, c, -1].unique().tolist() for c in range(3)] == [[0.0], [1.0], [2.0]]
 
 
+@pytest.mark.skipif(shutil.which('readelf') is None, reason='needs readelf')
+def test_library_brings_no_threads_of_its_own():
+    listing = subprocess.run(['readelf', '-d', _native.loaded['cpu']], capture_output=True, text=True).stdout
+    assert 'libtorch_cpu' in listing
+    assert 'omp' not in listing
+
+
+@needs_stable_abi
 @pytest.mark.skipif(shutil.which('nm') is None, reason='needs nm')
 def test_library_uses_the_stable_abi_alone():
     listing = subprocess.run(

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax, reference
 from tests.ops.native_cases import LAYOUTS, make_inputs, on_devices
+from tests.torch_versions import needs_compile, needs_export, needs_opcheck
 
 needs_native = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
@@ -74,6 +75,7 @@ def test_only_the_gradients_asked_for(needs):
 
 
 @needs_native
+@needs_opcheck
 @pytest.mark.parametrize(
     'layout, sizes, dtypes',
     [
@@ -91,6 +93,7 @@ def test_opcheck(device, layout, sizes, dtypes):
 
 
 @needs_native
+@needs_compile
 @pytest.mark.parametrize('dynamic', [False, True])
 @pytest.mark.parametrize('function', [carafe, carafe_softmax])
 @on_devices
@@ -112,6 +115,7 @@ def test_compile_without_graph_break(device, function, dynamic):
 
 
 @needs_native
+@needs_export
 def test_export_with_dynamic_sizes():
     class Model(torch.nn.Module):
         def forward(self, features, logits):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from carafe_plugin.upsamplers import UPSAMPLERS, build_upsampler
+from tests.torch_versions import FLOAT16, needs_compile, needs_float16
 from tests.upsamplers.cases import CASES, CHANNELS, FACTORS, build, inputs, leaves
 
 GUIDED = [name for name in UPSAMPLERS if UPSAMPLERS.get(name).needs_guide]
@@ -59,7 +60,7 @@ def test_layouts(case):
 
 
 @every_case
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float64, FLOAT16, torch.bfloat16], ids=str)
 def test_dtypes(case, dtype):
     """The output has the dtype of the features, and the values of the float64 result within its precision."""
     up = build(case).to(dtype)
@@ -81,7 +82,7 @@ def test_dtypes(case, dtype):
     [
         (torch.float32, torch.bfloat16),
         (torch.bfloat16, torch.bfloat16),
-        (torch.float32, torch.float16),
+        pytest.param(torch.float32, torch.float16, marks=needs_float16),
     ],
     ids=str,
 )
@@ -117,11 +118,13 @@ def compiles(case, backend):
 
 
 @every_case
+@needs_compile
 def test_compiles_without_graph_breaks(case):
     compiles(case, 'aot_eager')
 
 
 @pytest.mark.slow
+@needs_compile
 @pytest.mark.parametrize('name', list(UPSAMPLERS))
 def test_compiles_by_inductor(name):
     compiles(name, 'inductor')

@@ -6,9 +6,10 @@ import torch
 
 from carafe_plugin.upsamplers import UPSAMPLERS
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
+from tests.torch_versions import needs_export
 from tests.upsamplers.cases import CASES, build
 
-pytestmark = EXPORTER_NOISE
+pytestmark = [EXPORTER_NOISE, needs_export]
 # What CI exports. Dynamo takes up to two minutes for a graph: some variants are left out altogether.
 QUICK = ('a2u', 'dysample', 'fade', 'freqfusion', 'sapa')
 DYNAMO = (*UPSAMPLERS, 'carafe-sigmoid_normalized', 'dysample-s+', 'fade-gate', 'sapa-gated')

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What torch has under other names, or not yet, in the versions since 2.1.
+
+Each function goes when the oldest torch that is served has it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.utils import flop_counter
+
+VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+
+_library = torch.library.Library('carafe_plugin', 'IMPL')
+
+
+def is_compiling() -> bool:
+    """As :func:`torch.compiler.is_compiling` of torch 2.3; before 2.4 nothing of ours is compiled."""
+    return VERSION >= (2, 4) and torch.compiler.is_compiling()
+
+
+def is_autocast_enabled(device_type: str) -> bool:
+    """As :func:`torch.is_autocast_enabled`, which takes a device type from torch 2.4 on."""
+    if VERSION >= (2, 4):
+        return torch.is_autocast_enabled(device_type)
+    return torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
+
+
+def register_fake(name: str, function: Callable) -> None:
+    """As :func:`torch.library.register_fake` of torch 2.4; before it for meta tensors alone."""
+    if hasattr(torch.library, 'register_fake'):
+        torch.library.register_fake(f'carafe_plugin::{name}', function)
+    else:
+        _library.impl(name, function, 'Meta')
+
+
+def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
+    """As :func:`torch.library.register_autograd` of torch 2.4; before it by an autograd function."""
+    if hasattr(torch.library, 'register_autograd'):
+        torch.library.register_autograd(f'carafe_plugin::{name}', backward, setup_context=setup_context)
+        return
+    operator = getattr(torch.ops.carafe_plugin, name).default
+    defaults = [argument.default_value for argument in operator._schema.arguments]
+
+    def forward(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    members = dict(forward=forward, setup_context=setup_context, backward=backward)
+    function = type(name, (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
+
+    def kernel(*args):  # less what is the default at the end
+        return function.apply(*args, *defaults[len(args) :])
+
+    _library.impl(name, kernel, 'Autograd')
+
+
+def register_vmap(name: str, rule: Callable) -> None:
+    """As :func:`torch.library.register_vmap` of torch 2.5; before it vmap calls the operator in a loop."""
+    if hasattr(torch.library, 'register_vmap'):
+        torch.library.register_vmap(f'carafe_plugin::{name}', rule)
+
+
+def register_flop_formula(operators: list, formula: Callable) -> None:
+    """As :func:`torch.utils.flop_counter.register_flop_formula`, which torch 2.1 lacks and 2.4 has wrong."""
+    if VERSION >= (2, 7):
+        flop_counter.register_flop_formula(operators)(formula)
+    elif hasattr(flop_counter, 'flop_registry'):
+        wrapped = flop_counter.shape_wrapper(formula)
+        flop_counter.flop_registry.update(dict.fromkeys(operators, wrapped))
+    else:
+        flop_counter.flop_mapping.update(dict.fromkeys(operators, formula))
