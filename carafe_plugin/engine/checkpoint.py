@@ -1,58 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints read under torch's ``weights_only``, and a resume that finds the latest whole one."""
+"""Checkpoints that are read safely, and a resume that finds the latest whole one."""
 
 import pickle
 import re
 from pathlib import Path
 
-import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 
+from . import safe_loading
 from .errors import UserError, notice
 
 # How the words of the unpickler, and ours below, name what it does not let in.
 _FOREIGN = re.compile(r"(?<=GLOBAL )\S+|(?<=but got <class ')[\w.]+|attribute '.*' of .*")
-_STATISTICS = ('min', 'max', 'mean', 'current')
 
 
 class DamagedCheckpointError(UserError):
     """A checkpoint file that is cut off or otherwise unreadable."""
-
-
-def _history_buffer_statistic(owner: object, name: str) -> object:
-    """Stand in for ``getattr`` while a checkpoint is read; knows HistoryBuffer's own statistics alone."""
-    if owner is HistoryBuffer and name in _STATISTICS:
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'not let in: attribute {name!r} of {owner!r}')
-
-
-def enable_safe_loading() -> None:
-    """Let ``torch.load`` read mmengine's checkpoints without giving up ``weights_only``.
-
-    They hold the loss curves as ``HistoryBuffer`` objects: numpy arrays, and references to four methods that
-    pickle writes as ``getattr`` calls. Nothing else is let in; a checkpoint with another class stays refused.
-    """
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    # numpy 1 and numpy 2 write these two under different names.
-    rebuilders = [
-        (rebuild, f'numpy.{core}.multiarray.{rebuild.__name__}')
-        for rebuild in (multiarray._reconstruct, multiarray.scalar)
-        for core in ('core', '_core')
-    ]
-    # Numbers, booleans and text; not the object dtype.
-    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDGSU'}
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_history_buffer_statistic, 'builtins.getattr'),
-            np.ndarray,
-            np.dtype,
-            *rebuilders,
-            *dtypes,
-        ]
-    )
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -68,7 +31,7 @@ def read_checkpoint(path: str | Path) -> dict:
     with path.open('rb') as file:
         is_zip = file.read(4) == b'PK\x03\x04'  # what torch.save writes since 1.6, and all that can be mapped
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
+        checkpoint = safe_loading.load(str(path), mmap=is_zip)
     except Exception as error:
         foreign = _FOREIGN.search(str(error))
         if isinstance(error, pickle.UnpicklingError) and foreign:
