@@ -1,14 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For every test: the reference form may serve, and no default scope of mmengine is left behind."""
+"""For every test: the reference form may serve, and no default scope of mmengine is left behind.
 
+At the end the skips are counted by reason. CI knows which it has (skips.txt) and fails on any other: a library
+that did not build must not turn its tests off in silence.
+"""
+
+import collections
+import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
+
+KNOWN_SKIPS = Path(__file__).with_name('skips.txt')
 
 
 def pytest_configure(config):
     # A checkout whose native library is not built passes its tests, on the reference form.
     config.addinivalue_line('filterwarnings', 'default:carafe_plugin runs its plain PyTorch operators')
+
+
+def skips_by_reason(config) -> collections.Counter:
+    reporter = config.pluginmanager.get_plugin('terminalreporter')
+    skipped = reporter.stats.get('skipped', []) if reporter else []
+    return collections.Counter(report.longrepr[2].removeprefix('Skipped: ') for report in skipped)
+
+
+def unknown_skips(reasons) -> list[str]:
+    known = [line for line in KNOWN_SKIPS.read_text().splitlines() if line and not line.startswith('#')]
+    return [reason for reason in reasons if not any(re.fullmatch(pattern, reason) for pattern in known)]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    in_ci = os.environ.get('CI') == 'true' and not hasattr(session.config, 'workerinput')
+    if in_ci and exitstatus == pytest.ExitCode.OK and unknown_skips(skips_by_reason(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    reasons = skips_by_reason(config)
+    unknown = unknown_skips(reasons)
+    if reasons:
+        terminalreporter.section('skips by reason')
+    for reason, count in reasons.most_common():
+        note = f'  (not in {KNOWN_SKIPS.name}: CI fails)' if reason in unknown else ''
+        terminalreporter.line(f'{count:5}  {reason}{note}')
 
 
 @pytest.fixture(autouse=True)

@@ -70,8 +70,8 @@ class _Unpickler(pickle.Unpickler):
 def enable_safe_loading() -> None:
     """Let ``torch.load`` read mmengine's checkpoints without giving up ``weights_only``.
 
-    Nothing else is let in; a checkpoint with another class stays refused. Below torch 2.6, which takes any file
-    by default, this changes nothing.
+    Nothing else is let in; a checkpoint with another class stays refused. Below torch 2.6, where files of any
+    content load by default, this changes nothing.
     """
     if _TORCH_LETS_IN:
         torch.serialization.add_safe_globals(_let_in())
