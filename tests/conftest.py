@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """For every test: the reference form may serve, and no default scope of mmengine is left behind.
 
-At the end the skips are counted by reason. CI knows which it has (skips.txt) and fails on any other: a library
-that did not build must not turn its tests off in silence.
+At the end the skips are counted by reason. CI knows which it has (skips.txt) and fails on any other: a
+library that did not build must not turn its tests off in silence.
 """
 
 import collections
