@@ -23,7 +23,7 @@ help: ## Say what can be made
 		while read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 	@echo '  PYTHON=...         the interpreter for .venv, 3.11 or 3.12'
 
-setup: ## Install everything into .venv; the first time compiles mmcv (20 minutes on 2 cores)
+setup: ## Install everything into .venv; the first time compiles mmcv (3 minutes on 2 cores)
 	@$(PYTHON) tools/setup_env.py
 
 demo: setup ## Train a small CARAFE Mask R-CNN, evaluate it and draw what it finds
