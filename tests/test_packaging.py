@@ -110,7 +110,7 @@ def test_help_is_the_default_and_names_every_target():
 @pytest.mark.parametrize(
     'fault, message',
     [
-        ('sys.version_info = (3, 9, 18)', r'Python 3\.11 or 3\.12 is needed, .* is 3\.9\.18'),
+        ('sys.version_info = (3, 9, 18)', r'Python 3\.11, 3\.12 or 3\.13 is needed, .* is 3\.9\.18'),
         ('os.environ["PATH"] = ""', r'no C\+\+ compiler'),
         ('os.environ["CXX"] = "no-such-compiler -O2"', r"'no-such-compiler' is not found"),
         ('sysconfig.get_path = lambda name: os.devnull', r'no Python\.h'),

@@ -33,7 +33,7 @@ NATIVE = sorted(
 )
 INPUTS = (CONSTRAINTS, BUILD, ROOT / 'pyproject.toml', ROOT / 'setup.py', Path(__file__), *NATIVE)
 
-VERSIONS = ((3, 11), (3, 12))
+VERSIONS = ((3, 11), (3, 12), (3, 13))
 DISK_GIB = 6
 # Compiling mmcv takes this much on the machine that it was measured on (2 cores, no GPU).
 MMCV_CORE_MINUTES = 6
@@ -41,6 +41,19 @@ BYTES_PER_JOB = 2 << 30
 # What every source of mmcv includes: parsing torch's headers is most of the work, so it is done once.
 MMCV_HEADERS = ('pytorch_cpp_helper.hpp', 'pytorch_device_registry.hpp')
 PCH_COMPILER = Path(__file__).resolve().parent / 'pch_compiler.py'
+# mmcv's setup.py reads its version from locals() after an exec(), which no longer fills them in Python 3.13.
+OLD_EXEC = """
+import builtins, sys
+
+def old_exec(source, *spaces, plain=builtins.exec, **options):
+    if not (spaces or options):
+        frame = sys._getframe(1)
+        spaces = frame.f_globals, frame.f_locals
+    plain(source, *spaces, **options)
+
+if sys.version_info >= (3, 13):
+    builtins.exec = old_exec
+"""
 
 # dlopen resolves every symbol, so this finds out a wheel that was built against another torch.
 LOAD_MMCV = """
@@ -69,7 +82,8 @@ def missing() -> list:
     version = '.'.join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] not in VERSIONS:
         return [
-            f'Python 3.11 or 3.12 is needed, {sys.executable} is {version} (choose another: make PYTHON=...)'
+            f'Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {version} '
+            '(choose another: make PYTHON=...)'
         ]
     problems = []
     if not (find_spec('venv') and find_spec('ensurepip')):
@@ -208,6 +222,7 @@ def pch_environment(folder: Path, interpreter: str) -> dict:
     compiler = shlex.split(env.get('CXX') or 'c++')
     compiler[0] = shutil.which(compiler[0], path=env['PATH']) or compiler[0]
     folder.mkdir()
+    Path(folder, 'sitecustomize.py').write_text(OLD_EXEC)
     # torch tells GCC from clang by how the name begins.
     launcher = Path(folder, f'{os.path.basename(compiler[0])}-pch')
     command = [interpreter, '-IS', str(PCH_COMPILER), str(folder), ','.join(MMCV_HEADERS)]
@@ -216,7 +231,7 @@ def pch_environment(folder: Path, interpreter: str) -> dict:
     launcher.chmod(0o755)
     # Found on the PATH, since a path may have spaces, and by no name that nvcc looks for: its calls stay.
     path = os.pathsep.join([str(folder), env['PATH']])
-    return dict(env, CXX=launcher.name, PATH=path)
+    return dict(env, CXX=launcher.name, PATH=path, PYTHONPATH=str(folder))
 
 
 def build_wheel(version: str, folder: Path, log: Path, interpreter: str = PYTHON) -> Path:
