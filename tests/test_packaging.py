@@ -110,7 +110,7 @@ def test_help_is_the_default_and_names_every_target():
 @pytest.mark.parametrize(
     'fault, message',
     [
-        ('sys.version_info = (3, 9, 18)', r'Python 3\.11 or 3\.12 is needed, .* is 3\.9\.18'),
+        ('sys.version_info = (3, 9, 18)', r'Python 3\.11, 3\.12 or 3\.13 is needed, .* is 3\.9\.18'),
         ('os.environ["PATH"] = ""', r'no C\+\+ compiler'),
         ('os.environ["CXX"] = "no-such-compiler -O2"', r"'no-such-compiler' is not found"),
         ('sysconfig.get_path = lambda name: os.devnull', r'no Python\.h'),
@@ -135,11 +135,15 @@ runpy.run_path('tools/setup_env.py', run_name='__main__')
     assert sorted(project.rglob('*')) == before
 
 
-def test_setup_works_again_only_when_its_inputs_changed(tmp_path, monkeypatch):
-    project = copy_project(tmp_path / 'project')
+def load_setup_env(project: Path):
     spec = importlib.util.spec_from_file_location('setup_env', project / 'tools' / 'setup_env.py')
     setup_env = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup_env)
+    return setup_env
+
+
+def test_setup_works_again_only_when_its_inputs_changed(tmp_path, monkeypatch):
+    setup_env = load_setup_env(copy_project(tmp_path / 'project'))
     made = []
 
     def make(stamp):
@@ -160,3 +164,19 @@ def test_setup_works_again_only_when_its_inputs_changed(tmp_path, monkeypatch):
     assert made[0]['base'] == made[1]['base']
     Path(setup_env.PYTHON).unlink()
     assert [setup_env.main(), len(made)] == [0, 3]
+
+
+def test_mmcv_can_read_its_version_in_every_python(tmp_path):
+    # As its setup.py does; Python 3.13 alone needs help.
+    code = """
+def get_version():
+    exec('__version__ = "2.1.0"')
+    return locals()['__version__']
+
+assert get_version() == '2.1.0'
+exec('seen = 1', space := {})
+assert space['seen'] == 1 and 'seen' not in globals()
+"""
+    (tmp_path / 'sitecustomize.py').write_text(load_setup_env(ROOT).OLD_EXEC)
+    done = run(sys.executable, '-c', code, cwd=tmp_path, env={'PYTHONPATH': str(tmp_path)})
+    assert done.returncode == 0, done.stderr

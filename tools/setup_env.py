@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,11 +33,27 @@ NATIVE = sorted(
 )
 INPUTS = (CONSTRAINTS, BUILD, ROOT / 'pyproject.toml', ROOT / 'setup.py', Path(__file__), *NATIVE)
 
-VERSIONS = ((3, 11), (3, 12))
+VERSIONS = ((3, 11), (3, 12), (3, 13))
 DISK_GIB = 6
 # Compiling mmcv takes this much on the machine that it was measured on (2 cores, no GPU).
-MMCV_CORE_MINUTES = 40
+MMCV_CORE_MINUTES = 6
 BYTES_PER_JOB = 2 << 30
+# What every source of mmcv includes: parsing torch's headers is most of the work, so it is done once.
+MMCV_HEADERS = ('pytorch_cpp_helper.hpp', 'pytorch_device_registry.hpp')
+PCH_COMPILER = Path(__file__).resolve().parent / 'pch_compiler.py'
+# mmcv's setup.py reads its version from locals() after an exec(), which no longer fills them in Python 3.13.
+OLD_EXEC = """
+import builtins, sys
+
+def old_exec(source, *spaces, plain=builtins.exec, **options):
+    if not (spaces or options):
+        frame = sys._getframe(1)
+        spaces = frame.f_globals, frame.f_locals
+    plain(source, *spaces, **options)
+
+if sys.version_info >= (3, 13):
+    builtins.exec = old_exec
+"""
 
 # dlopen resolves every symbol, so this finds out a wheel that was built against another torch.
 LOAD_MMCV = """
@@ -45,10 +62,10 @@ folder = importlib.util.find_spec('mmcv').submodule_search_locations[0]
 ctypes.CDLL(glob.glob(folder + '/_ext*.so')[0], os.RTLD_NOW)
 """
 ASK_TORCH = """
-import json, os, torch
+import json, os, sys, torch
 from torch.utils.cpp_extension import CUDA_HOME
 gpu = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
-print(json.dumps([torch.__version__, gpu, CUDA_HOME]))
+print(json.dumps(['cp%d%d' % sys.version_info[:2], torch.__version__, gpu, CUDA_HOME]))
 """
 
 
@@ -65,7 +82,8 @@ def missing() -> list:
     version = '.'.join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] not in VERSIONS:
         return [
-            f'Python 3.11 or 3.12 is needed, {sys.executable} is {version} (choose another: make PYTHON=...)'
+            f'Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {version} '
+            '(choose another: make PYTHON=...)'
         ]
     problems = []
     if not (find_spec('venv') and find_spec('ensurepip')):
@@ -100,11 +118,11 @@ def read_stamp() -> dict:
         return {}
 
 
-def environment() -> dict:
+def environment(interpreter: str) -> dict:
     """Return the caller's environment less what would let other packages or places leak in."""
     env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'PIP_USER')}
     # torch looks for ninja on the PATH; without it the objects are compiled one after another.
-    env['PATH'] = os.pathsep.join([str(VENV / 'bin'), env.get('PATH', os.defpath)])
+    env['PATH'] = os.pathsep.join([os.path.dirname(interpreter), env.get('PATH', os.defpath)])
     env.setdefault('MAX_JOBS', str(build_jobs()))
     return env
 
@@ -114,46 +132,54 @@ def build_jobs() -> int:
     return max(1, min(os.cpu_count() or 1, memory // BYTES_PER_JOB))
 
 
-def pip(*args) -> None:
+def pip(*args, interpreter: str = PYTHON) -> None:
     """Run pip in .venv, in sight of the user."""
-    command = [PYTHON, '-m', 'pip', '--disable-pip-version-check', *map(str, args)]
-    done = subprocess.run(command, env=environment(), cwd=str(ROOT), stdin=subprocess.DEVNULL)
+    command = [interpreter, '-m', 'pip', '--disable-pip-version-check', *map(str, args)]
+    done = subprocess.run(command, env=environment(interpreter), cwd=str(ROOT), stdin=subprocess.DEVNULL)
     if done.returncode:
         raise SetupError(f'pip failed, its message is above (pip {" ".join(command[4:])})')
 
 
-def python(code: str):
+def python(code: str, interpreter: str = PYTHON):
     """Run a few lines in .venv and return the finished process."""
     return subprocess.run(
-        [PYTHON, '-c', code], env=environment(), cwd=str(VENV), capture_output=True, text=True
+        [interpreter, '-c', code],
+        env=environment(interpreter),
+        cwd=os.path.dirname(os.path.dirname(interpreter)),
+        capture_output=True,
+        text=True,
     )
 
 
-def ask(code: str) -> str:
+def ask(code: str, interpreter: str = PYTHON) -> str:
     """Return what the lines print in .venv; they have to run."""
-    done = python(code)
+    done = python(code, interpreter)
     if done.returncode:
         reason = (done.stderr.strip() or f'exit status {done.returncode}').splitlines()[-1]
         raise SetupError(f'installed, but it does not work: {reason}')
     return done.stdout
 
 
-def install_mmcv() -> None:
-    """Install mmcv from a wheel that loads with this torch; compile one where there is none."""
+def install_mmcv(interpreter: str = PYTHON) -> None:
+    """Install mmcv from a wheel that loads with this torch; compile one where there is none.
+
+    ``interpreter`` is that of a virtual environment which has what requirements/build.txt lists.
+    """
+    venv = Path(interpreter).parent.parent
     version = re.search(r'^mmcv==(\S+)$', CONSTRAINTS.read_text(), re.MULTILINE).group(1)
     has_version = f'from importlib.metadata import version\nassert version("mmcv") == "{version}"'
-    if python(has_version + LOAD_MMCV).returncode == 0:
+    if python(has_version + LOAD_MMCV, interpreter).returncode == 0:
         return
 
-    torch_version, gpu, cuda_home = json.loads(ask(ASK_TORCH))
+    tag, torch_version, gpu, cuda_home = json.loads(ask(ASK_TORCH, interpreter))
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     kept = cache / 'carafe-plugin' / f'mmcv-torch-{torch_version}{"-cuda" if gpu else ""}'
 
-    with tempfile.TemporaryDirectory(dir=str(VENV)) as scratch:
-        for wheel in ready_wheels(version, kept, Path(scratch, 'found')):
+    with tempfile.TemporaryDirectory(dir=str(venv)) as scratch:
+        for wheel in ready_wheels(version, tag, kept, Path(scratch, 'found'), interpreter):
             say(f'mmcv {version} from {wheel.name}')
-            pip('install', '--quiet', '--no-deps', '--force-reinstall', wheel)
-            if python(LOAD_MMCV).returncode == 0:
+            pip('install', '--quiet', '--no-deps', '--force-reinstall', wheel, interpreter=interpreter)
+            if python(LOAD_MMCV, interpreter).returncode == 0:
                 return
             say(f'that wheel does not load with torch {torch_version}')
 
@@ -162,12 +188,13 @@ def install_mmcv() -> None:
                 'a GPU is here but no CUDA toolkit (nvcc) to compile mmcv for it: install one, or '
                 'set CUDA_VISIBLE_DEVICES= for a set-up without GPU'
             )
-        log = VENV / 'mmcv-build.log'
+        log = venv / 'mmcv-build.log'
         minutes = max(2, round(MMCV_CORE_MINUTES / build_jobs()))
         say(f'there is no ready wheel of mmcv {version} for this Python and torch {torch_version}')
-        say(f'compiling it, once: about {minutes} minutes on {build_jobs()} cores (log: {log})')
-        wheel = build_wheel(version, Path(scratch, 'built'), log)
-        pip('install', '--quiet', '--no-deps', '--force-reinstall', wheel)
+        cuda = ', and longer for its CUDA files' if gpu else ''
+        say(f'compiling it, once: about {minutes} minutes on {build_jobs()} cores{cuda} (log: {log})')
+        wheel = build_wheel(version, Path(scratch, 'built'), log, interpreter)
+        pip('install', '--quiet', '--no-deps', '--force-reinstall', wheel, interpreter=interpreter)
         kept.mkdir(parents=True, exist_ok=True)
         # Under another name until it is whole: a torn wheel would stop every later set-up.
         partial = shutil.copy(str(wheel), str(kept / 'mmcv.partial'))
@@ -175,13 +202,13 @@ def install_mmcv() -> None:
         say(f'mmcv is kept for the next time: {kept / wheel.name}')
 
 
-def ready_wheels(version: str, kept: Path, folder: Path):
+def ready_wheels(version: str, tag: str, kept: Path, folder: Path, interpreter: str):
     """Yield the wheel kept from an earlier build, then one from wherever the user's pip looks."""
-    yield from kept.glob(f'mmcv-{version}-cp{sys.version_info[0]}{sys.version_info[1]}-*.whl')
-    command = [PYTHON, '-m', 'pip', 'download', '--quiet', '--no-deps', '--only-binary', 'mmcv']
+    yield from kept.glob(f'mmcv-{version}-{tag}-*.whl')
+    command = [interpreter, '-m', 'pip', 'download', '--quiet', '--no-deps', '--only-binary', 'mmcv']
     subprocess.run(
         [*command, '--dest', str(folder), f'mmcv=={version}'],
-        env=environment(),
+        env=environment(interpreter),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -189,13 +216,32 @@ def ready_wheels(version: str, kept: Path, folder: Path):
     yield from folder.glob('*.whl')
 
 
-def build_wheel(version: str, folder: Path, log: Path) -> Path:
-    """Compile mmcv in ``folder``, saying how far it is, and return the wheel."""
+def pch_environment(folder: Path, interpreter: str) -> dict:
+    """Return the environment in which mmcv compiles: pch_compiler.py stands in for the C++ compiler."""
+    env = environment(interpreter)
+    compiler = shlex.split(env.get('CXX') or 'c++')
+    compiler[0] = shutil.which(compiler[0], path=env['PATH']) or compiler[0]
     folder.mkdir()
+    Path(folder, 'sitecustomize.py').write_text(OLD_EXEC)
+    # torch tells GCC from clang by how the name begins.
+    launcher = Path(folder, f'{os.path.basename(compiler[0])}-pch')
+    command = [interpreter, '-IS', str(PCH_COMPILER), str(folder), ','.join(MMCV_HEADERS)]
+    command.append(' '.join(map(shlex.quote, compiler)))
+    launcher.write_text('#!/bin/sh\nexec {} "$@"\n'.format(' '.join(map(shlex.quote, command))))
+    launcher.chmod(0o755)
+    # Found on the PATH, since a path may have spaces, and by no name that nvcc looks for: its calls stay.
+    path = os.pathsep.join([str(folder), env['PATH']])
+    return dict(env, CXX=launcher.name, PATH=path, PYTHONPATH=str(folder))
+
+
+def build_wheel(version: str, folder: Path, log: Path, interpreter: str = PYTHON) -> Path:
+    """Compile mmcv in the new ``folder``, saying how far it is, and return the wheel. Paths are absolute."""
+    folder.mkdir()
+    notes = folder / 'pch' / 'notes.txt'
     # Not from pip's cache: that one does not know which torch a wheel was compiled against.
-    command = [PYTHON, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir']
+    command = [interpreter, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-cache-dir']
     command += ['--no-binary', 'mmcv', '--wheel-dir', str(folder), f'mmcv=={version}']
-    env = dict(environment(), TMPDIR=str(folder))
+    env = dict(pch_environment(notes.parent, interpreter), TMPDIR=str(folder))
     start = time.monotonic()
     with log.open('w') as stream:
         process = subprocess.Popen(
@@ -207,10 +253,16 @@ def build_wheel(version: str, folder: Path, log: Path) -> Path:
             start_new_session=True,
         )
     on_terminal = sys.stdout.isatty()
+    noted = False
     try:
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=2 if on_terminal else 30)
+            if not noted and notes.exists() and notes.stat().st_size:
+                noted = True
+                if on_terminal:
+                    print()
+                say(f'this takes longer than it could: {notes.read_text().splitlines()[0]}')
             minutes, seconds = divmod(int(time.monotonic() - start), 60)
             line = f'set-up: mmcv {minutes}:{seconds:02d}, {compiled_objects(folder)}'
             if on_terminal:
@@ -253,7 +305,7 @@ def make(stamp: dict) -> None:
         STAMP.write_text('{}')
         # From inside an old .venv the interpreter underneath is the one to build on.
         base = getattr(sys, '_base_executable', sys.executable)
-        subprocess.run([base, '-m', 'venv', str(VENV)], check=True, env=environment())
+        subprocess.run([base, '-m', 'venv', str(VENV)], check=True, env=environment(PYTHON))
     STAMP.write_text(json.dumps(dict(stamp, inputs='being installed')))
 
     say('torch and the build tools')
