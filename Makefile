@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-inpaint test test-full benchmark sanitize lint format
+.PHONY: help setup demo demo-seg demo-inpaint test test-full benchmark sanitize dist matrix lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
@@ -51,6 +51,12 @@ sanitize: setup ## Run the operator tests on a CPU library built with AddressSan
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		CARAFE_LIBRARY_DIR=$(CURDIR)/$(SANITIZED)/carafe_plugin \
 		$(PYTEST) -m 'not slow' tests/ops/test_native.py tests/ops/test_registrations.py
+
+dist: setup ## Build the sdist and the wheel for PyPI into dist/ (1 minute)
+	$(PY) tools/make_dist.py
+
+matrix: setup ## Install and test in environments of other Pythons and torches (hours; ROWS='3.10-2.1.2 ...')
+	$(PY) tools/matrix.py $(ROWS)
 
 lint: setup ## Look for faults and formatting without changing anything
 	$(PY) -m ruff check

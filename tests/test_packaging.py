@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.engine.helpers import load_tool
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGED = (
     'carafe_plugin',
@@ -79,6 +81,34 @@ def test_wheel_holds_package_and_configs_but_no_tests(wheel):
     assert 'carafe_plugin/.mim/model-index.yml' in names
     outside = [name for name in names if not re.match(r'carafe_plugin(/|-[^/]+\.dist-info/)', name)]
     assert not outside
+
+
+def test_sdist_holds_what_a_build_needs_and_nothing_else(tmp_path):
+    make_dist = load_tool('make_dist')
+    project = make_dist.export(tmp_path / 'project')
+    sdist = make_dist.build_sdist(project, tmp_path / 'out')
+    names, _ = make_dist.meant(project, sdist.name.removesuffix('.tar.gz'))
+    assert f'{sdist.name.removesuffix(".tar.gz")}/LICENSE' in names
+    assert not make_dist.faults(sdist, names)
+
+
+def test_dist_refuses_what_is_not_meant(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'some.whl', 'w') as archive:
+        archive.writestr('benchmarks/op.json', '{}')
+        archive.writestr('carafe_plugin/_C_cpu.so', f'runpath {sys.prefix}/lib/torch')
+    problems = load_tool('make_dist').faults(tmp_path / 'some.whl', {'LICENSE', 'carafe_plugin/_C_cpu.so'})
+    assert [problem.split()[0] for problem in problems[:2]] == ['benchmarks/op.json', 'LICENSE']
+    assert 'a path of this machine' in problems[2]
+
+
+@pytest.mark.slow
+def test_dist_makes_one_wheel_for_every_python(tmp_path, monkeypatch):
+    make_dist = load_tool('make_dist')
+    monkeypatch.setattr(make_dist, 'DIST', tmp_path / 'dist')
+    make_dist.main()
+    wheel, sdist = sorted((tmp_path / 'dist').iterdir(), key=lambda path: path.suffix == '.gz')
+    assert sdist.name.endswith('.tar.gz')
+    assert re.search(r'-py3-none-manylinux_\S+\.whl$', wheel.name)
 
 
 def test_editable_install_links_configs(tmp_path):
