@@ -124,7 +124,7 @@ class BuildNative(build_ext):
             (self._build_cuda if ext.name == CUDA else self._build)(ext, target)
         except Exception as error:  # no compiler, or one that is too old: the reference form serves
             if os.environ.get(switch) == '1':
-                raise
+                raise RuntimeError(f'{target.name} did not build; {switch}=0 installs without it') from error
             _say(f'{target.name} did not build ({error})')
             target.unlink(missing_ok=True)
 

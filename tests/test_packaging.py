@@ -2,6 +2,7 @@
 """What a user meets before any code of ours runs: the set-up, the package and its make targets."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -11,11 +12,16 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.engine.helpers import load_tool
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'ops'))
+
+from build_cuda import nvcc  # noqa: E402
+
 PACKAGED = (
     'carafe_plugin',
     'configs',
@@ -53,7 +59,9 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp('wheel')
     project = copy_project(folder / 'project')
     pip = [sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation']
-    done = run(*pip, '--wheel-dir', folder, cwd=project)
+    # A library that does not compile is a fault here, where its compiler is.
+    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA=str(int(nvcc() is not None)), TORCH_CUDA_ARCH_LIST='9.0')
+    done = run(*pip, '--wheel-dir', folder, cwd=project, env=os.environ | switches)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(folder.glob('*.whl'))) as archive:
         yield archive
@@ -109,6 +117,19 @@ def test_dist_makes_one_wheel_for_every_python(tmp_path, monkeypatch):
     wheel, sdist = sorted((tmp_path / 'dist').iterdir(), key=lambda path: path.suffix == '.gz')
     assert sdist.name.endswith('.tar.gz')
     assert re.search(r'-py3-none-manylinux_\S+\.whl$', wheel.name)
+
+
+def test_wheel_holds_the_libraries_and_they_load(wheel, tmp_path):
+    wheel.extractall(tmp_path)
+    has_cuda = (tmp_path / 'carafe_plugin' / '_C_cuda.so').exists()
+    assert has_cuda == (nvcc() is not None)
+    code = (
+        'from carafe_plugin.ops import _native; print(*_native.loaded.values(), _native.missing, sep="\\n")'
+    )
+    environment = {k: v for k, v in os.environ.items() if k != 'CARAFE_LIBRARY_DIR'}
+    *loaded, missing = run(sys.executable, '-c', code, cwd=tmp_path, env=environment).stdout.splitlines()
+    assert len(loaded) == (2 if has_cuda and torch.version.cuda else 1), missing
+    assert all(Path(path).is_relative_to(tmp_path) for path in loaded)
 
 
 def test_editable_install_links_configs(tmp_path):

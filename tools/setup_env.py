@@ -67,6 +67,12 @@ from torch.utils.cpp_extension import CUDA_HOME
 gpu = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
 print(json.dumps(['cp%d%d' % sys.version_info[:2], torch.__version__, gpu, CUDA_HOME]))
 """
+LOAD_NATIVE = """
+import os, torch
+from carafe_plugin.ops import _native
+for device in ('cpu', 'cuda') if torch.version.cuda and os.getenv('CARAFE_CUDA') == '1' else ('cpu',):
+    assert device in _native.loaded, f'no native library for {device}: {_native.why_not(device)}'
+"""
 
 
 class SetupError(Exception):
@@ -292,6 +298,19 @@ def compiled_objects(folder: Path) -> str:
     return 'packing or unpacking'
 
 
+def require_native() -> None:
+    """Let an install fail where a library does not build, unless the caller wants none (CARAFE_NATIVE=0)."""
+    sys.path.insert(0, str(ROOT / 'ops'))
+    import build_cuda
+
+    os.environ.setdefault('CARAFE_NATIVE', '1')
+    if build_cuda.nvcc() is not None:
+        os.environ.setdefault('CARAFE_CUDA', '1')
+        if ask('import torch; print(torch.version.cuda)').strip() == 'None':
+            # Nobody runs it here: one target shows that it compiles.
+            os.environ.setdefault('TORCH_CUDA_ARCH_LIST', '9.0')
+
+
 def make(stamp: dict) -> None:
     """Bring .venv to what ``stamp`` describes."""
     old = read_stamp()
@@ -312,9 +331,12 @@ def make(stamp: dict) -> None:
     pip('install', '--requirement', BUILD, '--constraint', CONSTRAINTS)
     install_mmcv()
     say('the OpenMMLab stack, the test tools and this package')
+    require_native()
     extras = '.[mmdet,mmseg,inpainting,onnx,dev]'
     pip('install', '--no-build-isolation', '--constraint', CONSTRAINTS, '--editable', extras)
     ask('import carafe_plugin, mmcv.ops, mmdet, mmseg, pycocotools.mask')
+    if os.environ['CARAFE_NATIVE'] == '1':
+        ask(LOAD_NATIVE)
     STAMP.write_text(json.dumps(stamp))
     say(f'ready: Python {sys.version_info[0]}.{sys.version_info[1]} in {VENV}')
 

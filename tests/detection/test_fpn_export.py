@@ -6,8 +6,9 @@ import torch
 
 from carafe_plugin.detection import UpsampleFPN
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
+from tests.torch_versions import needs_export
 
-pytestmark = EXPORTER_NOISE
+pytestmark = [EXPORTER_NOISE, needs_export]
 
 
 class Network(torch.nn.Module):
