@@ -115,7 +115,7 @@ def interpreter(version: str | None) -> str | None:
     for path in candidates:
         done = subprocess.run([str(path), '-c', code], capture_output=True, text=True)
         if done.returncode == 0:  # pyenv's own python3.x stops where no such version is chosen
-            found[tuple(map(int, done.stdout.split()))] = str(path)
+            found.setdefault(tuple(map(int, done.stdout.split())), str(path))
     wanted = [key for key in found if version is None or f'{key[0]}.{key[1]}' == version]
     return found[max(wanted)] if wanted else None
 
@@ -243,7 +243,7 @@ def run_tests(env: Environment, title: str, paths: list) -> dict:
     cases = list(xml.etree.ElementTree.parse(report).iter('testcase'))
     failed = [case for case in cases if case.find('failure') is not None or case.find('error') is not None]
     skipped = sum(case.find('skipped') is not None for case in cases)
-    names = [f'{case.get("classname")}.{case.get("name")}' for case in failed]
+    names = sorted(f'{case.get("classname")}.{case.get("name")}' for case in failed)
     return dict(
         passed=len(cases) - len(failed) - skipped, failed=len(failed), skipped=skipped, failures=names
     )
