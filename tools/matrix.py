@@ -258,10 +258,10 @@ def run_demo(env: Environment) -> str:
     return f'runs, {time.monotonic() - start:.0f} s'
 
 
-def run_row(row: str, base: str, project: Path, archive: Path, hosts: bool) -> dict:
+def run_row(row: str, base: str, project: Path, archive: Path, hosts: bool, commit: str) -> dict:
     """Install, test and delete one environment; what it came to."""
     installed = 'wheel' if archive.suffix == '.whl' else 'sdist'
-    record = dict(row=row, installed=installed, date=datetime.date.today().isoformat(), commit=commit())
+    record = dict(row=row, installed=installed, date=datetime.date.today().isoformat(), commit=commit)
     with tempfile.TemporaryDirectory(prefix='carafe-matrix-', ignore_cleanup_errors=True) as folder:
         try:
             env = Environment(row, Path(folder), base)
@@ -287,7 +287,7 @@ def is_good(record: dict) -> bool:
     return 'error' not in record and not any(part['failed'] for part in counted)
 
 
-def commit() -> str:
+def current_commit() -> str:
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
@@ -347,7 +347,7 @@ def main() -> int:
     if unknown:
         parser.error(f'unknown: {", ".join(unknown)}')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # environments are deleted in any case
-    good = {}
+    good, commit = {}, current_commit()
     with tempfile.TemporaryDirectory() as scratch:
         project = make_dist.export(Path(scratch, 'project'))
         archive = (
@@ -358,7 +358,7 @@ def main() -> int:
             if base is None:
                 print(f'matrix: {row}: not run: there is no Python {ROWS[row][0]} here')
                 continue
-            record = run_row(row, base, project, archive, not args.no_hosts)
+            record = run_row(row, base, project, archive, not args.no_hosts, commit)
             save(record)
             good[row] = is_good(record)
     for row, passed in good.items():

@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from . import _compat
 STABLE_TORCH = (2, 10)
 # In this order: the first one defines the operators, the second adds its kernels to them.
 DEVICES = ('cpu', 'cuda')
+_FROM_SOURCE = (
+    *('--force-reinstall', '--no-deps', '--no-cache-dir', '--no-build-isolation'),
+    *('--no-binary', 'carafe-plugin', 'carafe-plugin'),
+)
 DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
 #: Device type to the path of its library, and, where there is none, to the reason.
@@ -83,12 +88,14 @@ def _load(device: str) -> None:
 
 
 def _why_not_built(device: str, folder: Path) -> str:
-    needs = 'nvcc and a torch with CUDA' if device == 'cuda' else 'a C++ compiler and torch'
-    again = f'install again, from source, without build isolation and cache, where {needs} are'
-    others = sorted(path.name for path in folder.glob(f'_C_{device}*.so'))
+    again = f'pip install {" ".join(_FROM_SOURCE)}'
+    others = ' and '.join(sorted(path.name for path in folder.glob(f'_C_{device}*.so')))
     if others:
-        return f'{" and ".join(others)} is for another torch than {torch.__version__}: {again}'
-    return f'it was not built: {again}'
+        return f'{others} is for another torch than {torch.__version__}; compile one for this: {again}'
+    if device == 'cuda':
+        found = 'nvcc is there' if shutil.which('nvcc') else 'nvcc is lacking'
+        return f'the CUDA library comes in no wheel and is compiled where nvcc is ({found}): {again}'
+    return f'the library was not built; where a C++ compiler is: {again}'
 
 
 def _load_libtorch_cuda() -> None:
@@ -105,7 +112,8 @@ def _warn_once(device: str) -> None:
     if os.environ.get('CARAFE_NATIVE') != '0':
         # Level 4: the caller of the public function.
         warnings.warn(
-            f'carafe_plugin runs its plain PyTorch operators on {device}, which are slow: {why_not(device)}. '
+            f'carafe_plugin runs its plain PyTorch operators on {device}: {why_not(device)}. On a CPU they '
+            'take about 20 times as long as the native ones (docs/benchmark.md); on a GPU nobody has measured. '
             'python -m carafe_plugin.env tells more.',
             RuntimeWarning,
             stacklevel=4,
