@@ -113,7 +113,7 @@ def _warn_once(device: str) -> None:
         # Level 4: the caller of the public function.
         warnings.warn(
             f'carafe_plugin runs its plain PyTorch operators on {device}: {why_not(device)}. On a CPU they '
-            'take about 20 times as long as the native ones (docs/benchmark.md); on a GPU nobody has measured. '
+            'take about 20 times as long as the native ones (docs/benchmark.md); unmeasured on a GPU. '
             'python -m carafe_plugin.env tells more.',
             RuntimeWarning,
             stacklevel=4,
