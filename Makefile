@@ -12,7 +12,7 @@ PYTHON ?= $(or $(shell for p in $(PY) python3.11 python3.12 python3.13 python3; 
 	$$p -c '$(FITS)' 2>/dev/null && { echo $$p; break; }; done),python3)
 
 # One thread a worker: as many workers as cores keep the machine busy already.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 # Beside the library that is in use, which stays as it is. ASan reports leaks of Python itself otherwise.
 SANITIZED := build/sanitize

@@ -54,6 +54,10 @@ def run(*command, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, **kwargs)
 
 
+# One worker of pytest-xdist builds it, for all of these tests.
+with_wheel = pytest.mark.xdist_group('wheel')
+
+
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp('wheel')
@@ -67,6 +71,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
         yield archive
 
 
+@with_wheel
 def test_torch_is_the_only_hard_requirement(wheel):
     name = next(name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
     metadata = Parser().parsestr(wheel.read(name).decode())
@@ -76,6 +81,7 @@ def test_torch_is_the_only_hard_requirement(wheel):
     assert set(metadata.get_all('Provides-Extra')) == {'mmdet', 'mmseg', 'inpainting', 'onnx', 'dev'}
 
 
+@with_wheel
 def test_wheel_holds_package_and_configs_but_no_tests(wheel):
     names = wheel.namelist()
     for source in ('configs', 'tools'):
@@ -119,6 +125,7 @@ def test_dist_makes_one_wheel_for_every_python(tmp_path, monkeypatch):
     assert re.search(r'-py3-none-manylinux_\S+\.whl$', wheel.name)
 
 
+@with_wheel
 def test_wheel_holds_the_libraries_and_they_load(wheel, tmp_path):
     wheel.extractall(tmp_path)
     has_cuda = (tmp_path / 'carafe_plugin' / '_C_cuda.so').exists()

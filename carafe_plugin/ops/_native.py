@@ -89,9 +89,9 @@ def _load(device: str) -> None:
 
 def _why_not_built(device: str, folder: Path) -> str:
     again = f'pip install {" ".join(_FROM_SOURCE)}'
-    others = ' and '.join(sorted(path.name for path in folder.glob(f'_C_{device}*.so')))
+    others = sorted(path.name for path in folder.glob(f'_C_{device}*.so'))
     if others:
-        return f'{others} is for another torch than {torch.__version__}; compile one for this: {again}'
+        return f'{others[-1]} is for another torch than {torch.__version__}; compile one for this: {again}'
     if device == 'cuda':
         found = 'nvcc is there' if shutil.which('nvcc') else 'nvcc is lacking'
         return f'the CUDA library comes in no wheel and is compiled where nvcc is ({found}): {again}'

@@ -2,6 +2,7 @@
 """The native operators as citizens of PyTorch: autograd, compile, export, vmap, FLOPs, errors."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax, reference
 from tests.ops.native_cases import LAYOUTS, make_inputs, on_devices
-from tests.torch_versions import needs_compile, needs_export, needs_opcheck
+from tests.torch_versions import VERSION, needs_compile, needs_export, needs_opcheck
 
 needs_native = pytest.mark.skipif(
     'cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}'
@@ -253,9 +254,29 @@ def run_python(code, **environment):
 def test_environment_report():
     report = run_python(['-m', 'carafe_plugin.env']).stdout
     if 'cpu' in _native.loaded:
-        assert 'cpu operators:     native' in report and 'instruction set' in report
+        binding = 'stable ABI' if VERSION >= (2, 10) else f'ATen, for torch {VERSION[0]}.{VERSION[1]} alone'
+        assert f'cpu operators:     native, {binding}' in report and 'instruction set' in report
     report = run_python(['-m', 'carafe_plugin.env'], CARAFE_NATIVE='0').stdout
     assert 'cpu operators:     plain PyTorch: switched off by CARAFE_NATIVE=0' in report
+
+
+@pytest.mark.parametrize(
+    'files, reason',
+    [
+        (['_C_cpu_torch2_0.so'], '_C_cpu_torch2_0.so is for another torch than .*: pip install'),
+        (
+            [],
+            'the library was not built; where a C[+][+] compiler is: pip install .*--no-binary carafe-plugin',
+        ),
+        (['_C_cpu.so', f'_C_cpu_torch{VERSION[0]}_{VERSION[1]}.so'], '_C_cpu.*so does not load: .*'),
+    ],
+)
+def test_environment_report_says_why_no_library_serves(tmp_path, files, reason):
+    """Also not the library of another torch, which would crash rather than fail to load."""
+    for file in files:
+        (tmp_path / file).write_bytes(b'not a library')
+    report = run_python(['-m', 'carafe_plugin.env'], CARAFE_LIBRARY_DIR=str(tmp_path)).stdout
+    assert re.search(f'cpu operators:     plain PyTorch: {reason}', report)
 
 
 CALL = """
