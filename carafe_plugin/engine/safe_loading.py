@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmengine's checkpoints under torch's ``weights_only``, or below torch 2.6 under a rule as strict."""
 
+import _codecs
 import _compat_pickle
 import pickle
 import types
@@ -61,7 +62,9 @@ class _Unpickler(pickle.Unpickler):
         module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         allowed = torch._weights_only_unpickler._get_allowed_globals()
         ours = [x if isinstance(x, tuple) else (x, f'{x.__module__}.{x.__name__}') for x in _let_in()]
-        allowed = allowed | {full: found for found, full in ours} | {'numpy.dtype': _plain_dtype}
+        # How pickle writes bytes in its older protocols.
+        extra = {'numpy.dtype': _plain_dtype, '_codecs.encode': _codecs.encode}
+        allowed = allowed | {full: found for found, full in ours} | extra
         if f'{module}.{name}' not in allowed:
             raise pickle.UnpicklingError(f'not let in: GLOBAL {module}.{name}')
         return allowed[f'{module}.{name}']
