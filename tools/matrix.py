@@ -93,8 +93,8 @@ INTRODUCTION = """\
 
 Written by `make matrix` (tools/matrix.py). Each row had an environment of its own, with the package installed
 from the archive named; the tests lay elsewhere. Counts: passed / failed / skipped, without the slow tests.
-Operators: tests/ops, tests/upsamplers, tests/downsamplers; hosts: tests/detection, tests/segmentation, resuming;
-demo: `make demo` at 20 iterations.
+Operators: tests/ops, tests/upsamplers, tests/downsamplers; hosts: tests/detection, tests/segmentation and
+resuming; demo: `make demo` at 20 iterations.
 """
 # A hang is a failure.
 TIMEOUT = 2 * 60 * 60

@@ -28,8 +28,8 @@ def _let_in() -> list:
     mmengine's checkpoints hold the loss curves as ``HistoryBuffer`` objects: numpy arrays, and references to
     four methods that pickle writes as ``getattr`` calls.
     """
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    # numpy 1 and numpy 2 write these two under different names.
+    # numpy 1 and numpy 2 write these two under different names; numpy 1.26 has an empty _core.
+    multiarray = (np._core if int(np.__version__.partition('.')[0]) >= 2 else np.core).multiarray
     rebuilders = [
         (rebuild, f'numpy.{core}.multiarray.{rebuild.__name__}')
         for rebuild in (multiarray._reconstruct, multiarray.scalar)
