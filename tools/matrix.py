@@ -6,7 +6,7 @@ The results are merged into docs/results/matrix.json and matrix.md; the logs sta
 
     python tools/matrix.py                                  # every row for which there is an interpreter
     python tools/matrix.py 3.10-2.1.2 newest
-    python tools/matrix.py --no-hosts --wheel dist/*.whl 3.13-2.10.0
+    python tools/matrix.py --no-hosts 3.13-2.10.0
 """
 
 import argparse
@@ -92,10 +92,12 @@ INTRODUCTION = """\
 # Installed beside other Pythons and torches
 
 Written by `make matrix` (tools/matrix.py). Each row had an environment of its own, with the package installed
-from the archive named; the tests lay elsewhere. Counts: passed / failed / skipped, without the slow tests.
+from the sdist; the tests lay elsewhere. Counts: passed / failed / skipped, without the slow tests.
 Operators: tests/ops, tests/upsamplers, tests/downsamplers; hosts: tests/detection, tests/segmentation and
-resuming; demo: `make demo` at 20 iterations.
+resuming; demo: `make demo` at 20 iterations; wheel: the operators again, with the wheel of `make dist` installed
+over it, which needs torch 2.10.
 """
+TESTED = ('operators', 'hosts', 'wheel')
 # A hang is a failure.
 TIMEOUT = 2 * 60 * 60
 
@@ -186,7 +188,7 @@ class Environment:
         return done.stdout.strip()
 
 
-def install(env: Environment, requirements: list, archive: Path, hosts: bool) -> str | None:
+def install(env: Environment, requirements: list, sdist: Path, hosts: bool) -> str | None:
     """Install as README.md says; return why the hosts' toolboxes are not there, or None where they are."""
     env.pip('torch', *requirements)
     # The version that pip knows: torch itself adds +cu128 and the like.
@@ -194,20 +196,24 @@ def install(env: Environment, requirements: list, archive: Path, hosts: bool) ->
     cuda = env.ask('import torch; print(torch.version.cuda)')
     env.constraints.write_text('\n'.join([f'torch=={torch}', *requirements[1:], 'setuptools<81']) + '\n')
     env.pip('tools', *TOOLS)
-    stable = tuple(map(int, torch.split('.')[:2])) >= (2, 10)
-    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='1' if stable and nvcc_fits(cuda) else '0')
-    package = ['--no-build-isolation', archive]
+    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='1' if is_stable(torch) and nvcc_fits(cuda) else '0')
+    package = ['--no-build-isolation', sdist]
     why_not = None if hosts else 'not asked for'
     if hosts:
         try:
             with env.step('mmcv'):
                 install_mmcv(env)
-            env.pip('package', *package[:-1], f'{archive}[mmdet,mmseg]', **switches)
+            env.pip('package', *package[:-1], f'{sdist}[mmdet,mmseg]', **switches)
         except StepError as error:
             why_not = str(error)
     if why_not:
         env.pip('package', *package, **switches)
     return why_not
+
+
+def is_stable(torch: str) -> bool:
+    """Whether this version of torch has the stable ABI that the wheel and the CUDA library want."""
+    return tuple(map(int, torch.split('.')[:2])) >= (2, 10)
 
 
 def nvcc_fits(cuda: str) -> bool:
@@ -260,14 +266,13 @@ def run_demo(env: Environment) -> str:
     return f'runs, {time.monotonic() - start:.0f} s'
 
 
-def run_row(row: str, base: str, project: Path, archive: Path, hosts: bool, commit: str) -> dict:
+def run_row(row: str, base: str, project: Path, sdist: Path, wheel: Path, hosts: bool, commit: str) -> dict:
     """Install, test and delete one environment; what it came to."""
-    installed = 'wheel' if archive.suffix == '.whl' else 'sdist'
-    record = dict(row=row, installed=installed, date=datetime.date.today().isoformat(), commit=commit)
+    record = dict(row=row, date=datetime.date.today().isoformat(), commit=commit)
     with tempfile.TemporaryDirectory(prefix='carafe-matrix-', ignore_cleanup_errors=True) as folder:
         try:
             env = Environment(row, Path(folder), base)
-            without_hosts = install(env, ROWS[row][1], archive, hosts)
+            without_hosts = install(env, ROWS[row][1], sdist, hosts)
             copy_tests(env, project)
             record.update(json.loads(env.ask(FACTS).splitlines()[-1]))
             for device in ('cpu', 'cuda'):  # the path to a library is nobody's business
@@ -278,6 +283,9 @@ def run_row(row: str, base: str, project: Path, archive: Path, hosts: bool, comm
             else:
                 record['hosts'] = run_tests(env, 'hosts', HOST_TESTS)
                 record['demo'] = run_demo(env)
+            if is_stable(record['torch']):
+                env.pip('install-wheel', '--force-reinstall', '--no-deps', wheel)
+                record['wheel'] = run_tests(env, 'wheel', OPERATOR_TESTS)
         except StepError as error:
             record['error'] = str(error)
     return record
@@ -285,7 +293,7 @@ def run_row(row: str, base: str, project: Path, archive: Path, hosts: bool, comm
 
 def is_good(record: dict) -> bool:
     """Toolboxes that do not install are no failure of ours; the table says why they are not there."""
-    counted = [part for part in (record.get('operators'), record.get('hosts')) if isinstance(part, dict)]
+    counted = [record[part] for part in TESTED if isinstance(record.get(part), dict)]
     return 'error' not in record and not any(part['failed'] for part in counted)
 
 
@@ -295,11 +303,10 @@ def current_commit() -> str:
 
 
 def save(record: dict) -> None:
-    """Put a row into the table, in the place of an older one of the same name and archive."""
+    """Put a row into the table, in the place of an older one of the same name."""
     records = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    key = record['row'], record['installed']
-    records = [old for old in records if (old['row'], old['installed']) != key] + [record]
-    records.sort(key=lambda r: (r['installed'], list(ROWS).index(r['row']) if r['row'] in ROWS else 99))
+    records = [old for old in records if old['row'] != record['row']] + [record]
+    records.sort(key=lambda r: list(ROWS).index(r['row']) if r['row'] in ROWS else len(ROWS))
     RESULTS.write_text(json.dumps(records, indent=1) + '\n')
     RESULTS.with_suffix('.md').write_text(table(records))
 
@@ -312,25 +319,24 @@ def table(records: list) -> str:
 
     lines = [
         INTRODUCTION,
-        '| row | from | Python | torch | numpy | mmcv, mmdet, mmseg | operators | hosts | demo |',
+        '| row | Python | torch | numpy | mmcv, mmdet, mmseg | operators | hosts | demo | wheel |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
     for r in records:
         toolboxes = ', '.join(r.get(name) or '-' for name in ('mmcv', 'mmdet', 'mmsegmentation'))
         cells = [
             r['row'],
-            r['installed'],
             *(r.get(name) or '-' for name in ('python', 'torch', 'numpy')),
             toolboxes,
         ]
-        cells += [part(r.get(name)) for name in ('operators', 'hosts', 'demo')]
+        cells += [part(r.get(name)) for name in ('operators', 'hosts', 'demo', 'wheel')]
         lines.append(f'| {" | ".join(cells)} |')
     for r in records:
-        lines += ['', f'## {r["row"]}, {r["installed"]}: {"passed" if is_good(r) else "FAILED"}', '']
+        lines += ['', f'## {r["row"]}: {"passed" if is_good(r) else "FAILED"}', '']
         lines += [f'- CPU: {r["cpu"]}', f'- CUDA: {r["cuda"]}'] if 'cpu' in r else []
         lines.append(f'- {r["date"]}, commit {r["commit"]}, {r.get("machine", "machine unknown")}')
         lines += [f'- stopped: {r["error"]}'] if 'error' in r else []
-        for name in ('operators', 'hosts'):
+        for name in TESTED:
             failures = r[name]['failures'] if isinstance(r.get(name), dict) else []
             lines += [f'- failed: `{failure}`' for failure in failures[:20]]
             lines += [f'- and {len(failures) - 20} more'] if len(failures) > 20 else []
@@ -342,7 +348,6 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('rows', nargs='*', metavar='ROW', help=f'of {", ".join(ROWS)}; all without')
-    parser.add_argument('--wheel', type=Path, help='install this wheel; without, the sdist of this checkout')
     parser.add_argument('--no-hosts', action='store_true', help='neither mmcv, mmdet and mmseg nor the demo')
     args = parser.parse_args()
     unknown = [row for row in args.rows if row not in ROWS]
@@ -352,15 +357,14 @@ def main() -> int:
     good, commit = {}, current_commit()
     with tempfile.TemporaryDirectory() as scratch:
         project = make_dist.export(Path(scratch, 'project'))
-        archive = (
-            args.wheel.resolve() if args.wheel else make_dist.build_sdist(project, Path(scratch, 'sdist'))
-        )
+        sdist = make_dist.build_sdist(project, Path(scratch, 'sdist'))
+        wheel = make_dist.build_wheel(sdist, Path(scratch, 'wheel'))
         for row in args.rows or ROWS:
             base = interpreter(ROWS[row][0])
             if base is None:
                 print(f'matrix: {row}: not run: there is no Python {ROWS[row][0]} here')
                 continue
-            record = run_row(row, base, project, archive, not args.no_hosts, commit)
+            record = run_row(row, base, project, sdist, wheel, not args.no_hosts, commit)
             save(record)
             good[row] = is_good(record)
     for row, passed in good.items():

@@ -13,27 +13,22 @@ def matrix(tmp_path, monkeypatch):
     return tool
 
 
-def record(row, failures=(), installed='sdist', **more):
+def record(row, failures=(), **more):
     counts = dict(passed=7, failed=len(failures), skipped=1, failures=list(failures))
-    return dict(row=row, installed=installed, date='2026-01-01', commit='abc', operators=counts, **more)
+    return dict(row=row, date='2026-01-01', commit='abc', operators=counts, **more)
 
 
 def test_a_row_replaces_its_older_self_only(matrix):
     matrix.save(record('newest', hosts='not run: no mmcv'))
     matrix.save(record('3.13-2.10.0', failures=['tests.ops.test_it']))
-    matrix.save(record('newest', installed='wheel'))
     matrix.save(record('3.13-2.10.0', error='torch: no such version'))
     text = matrix.RESULTS.with_suffix('.md').read_text()
     rows = [line.split(' | ') for line in text.splitlines() if ' 7 / 0 / 1 ' in line]
-    assert [(row[0], row[1]) for row in rows] == [
-        ('| 3.13-2.10.0', 'sdist'),
-        ('| newest', 'sdist'),
-        ('| newest', 'wheel'),
-    ]
+    assert [row[0] for row in rows] == ['| 3.13-2.10.0', '| newest']
     assert 'tests.ops.test_it' not in text
     assert '- stopped: torch: no such version' in text
-    assert '## newest, sdist: passed' in text
-    assert '## 3.13-2.10.0, sdist: FAILED' in text
+    assert '## newest: passed' in text
+    assert '## 3.13-2.10.0: FAILED' in text
 
 
 def test_failures_are_named(matrix):
