@@ -94,8 +94,8 @@ INTRODUCTION = """\
 Written by `make matrix` (tools/matrix.py). Each row had an environment of its own, with the package installed
 from the sdist; the tests lay elsewhere. Counts: passed / failed / skipped, without the slow tests.
 Operators: tests/ops, tests/upsamplers, tests/downsamplers; hosts: tests/detection, tests/segmentation and
-resuming; demo: `make demo` at 20 iterations; wheel: the operators again, with the wheel of `make dist` installed
-over it, which needs torch 2.10.
+resuming; demo: `make demo` at 20 iterations; wheel: the operators again, with the wheel of `make dist` in the
+place of the sdist, which needs torch 2.10.
 """
 TESTED = ('operators', 'hosts', 'wheel')
 # A hang is a failure.
