@@ -5,7 +5,7 @@
 GNU OpenMP lets a thread that waits spin for a while before it sleeps. On a machine with other work it spins
 where another process could have run. tools/train.py sets the count that this found to serve best.
 
-    python tools/benchmark_threads.py --out benchmarks/MACHINE       # 20 minutes; leave the machine alone
+    python tools/benchmark_threads.py --out benchmarks/MACHINE       # half an hour; leave the machine alone
 """
 
 import argparse
@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def step_times(folder: Path, setting: dict, iters: int) -> list[float]:
 
 def main() -> None:
     args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # busy loops are ended in any case
     counts = {DEFAULT: 300000} | {f'GOMP_SPINCOUNT={count}': count for count in args.spin_counts}
     settings = {name: dict(GOMP_SPINCOUNT=str(count)) for name, count in counts.items()}
     settings['OMP_WAIT_POLICY=passive'] = dict(OMP_WAIT_POLICY='passive')
