@@ -101,7 +101,8 @@ def _binding(torch_root: Path) -> tuple[list[str], list[str]]:
 
     abi = f'-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}'
     # parallel_for is a template on OpenMP's pragmas. Linked without -fopenmp, their calls reach the runtime
-    # that torch brings along: a second one would have threads of its own.
+    # that torch brings along: a second one would have threads of its own. (GCC's calls; those of clang are
+    # others, and such a library does not load. macOS gets one thread.)
     openmp = [] if sys.platform == 'darwin' else ['-fopenmp']
     return ['-DCARAFE_ATEN', abi, *openmp, *include], ['-ltorch_cpu', '-lc10']
 
@@ -129,6 +130,9 @@ class BuildNative(build_ext):
             target.unlink(missing_ok=True)
 
     def copy_extensions_to_source(self):
+        # Nor may that of a torch which is no longer there.
+        for old in Path(self.get_ext_fullpath(CUDA)).parent.glob('_C_cpu_torch*.so'):
+            old.unlink()
         # A build that failed left nothing to copy, and an older library must not stay in its place.
         for ext in list(self.extensions):
             if not Path(self.build_lib, self.get_ext_filename(ext.name)).exists():

@@ -7,6 +7,7 @@ CUDA library. Both are refused where they hold a file that is not meant, or lack
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,12 +64,11 @@ def build_sdist(project: Path, folder: Path) -> Path:
 
 def build_wheel(sdist: Path, folder: Path) -> Path:
     """Build a wheel from the sdist alone and make it one for other machines."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter='data')
+    shutil.unpack_archive(sdist, folder)
     project = folder / sdist.name.removesuffix('.tar.gz')
     # Error messages name torch's headers; their place on this machine is nobody's business.
     site = Path(torch.__file__).parents[1]
-    flags = f'-include ops/manylinux.h -ffile-prefix-map={site}/='
+    flags = f'-include ops/manylinux.h {shlex.quote(f"-ffile-prefix-map={site}/=")}'
     switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='0', CARAFE_CXXFLAGS=flags)
     run('build', '--wheel', '--no-isolation', '--outdir', folder / 'built', project, **switches)
     exclude = ('--exclude', 'libtorch*.so', '--exclude', 'libc10*.so')

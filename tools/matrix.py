@@ -95,7 +95,7 @@ Written by `make matrix` (tools/matrix.py). Each row had an environment of its o
 from the sdist; the tests lay elsewhere. Counts: passed / failed / skipped, without the slow tests.
 Operators: tests/ops, tests/upsamplers, tests/downsamplers; hosts: tests/detection, tests/segmentation and
 resuming; demo: `make demo` at 20 iterations; wheel: the operators again, with the wheel of `make dist` in the
-place of the sdist, which needs torch 2.10.
+place of the sdist (it needs torch 2.10 or later).
 """
 TESTED = ('operators', 'hosts', 'wheel')
 # A hang is a failure.

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmengine's checkpoints under torch's ``weights_only``, or below torch 2.6 under a rule as strict."""
+"""mmengine's checkpoints under torch's ``weights_only``, from torch 2.6 on."""
 
-import _codecs
-import _compat_pickle
 import pickle
-import types
 
 import numpy as np
 import torch
@@ -47,29 +44,6 @@ def _let_in() -> list:
     ]
 
 
-def _plain_dtype(*args) -> np.dtype:
-    dtype = np.dtype(*args)
-    if dtype.hasobject:
-        raise pickle.UnpicklingError('not let in: GLOBAL numpy.dtypes.ObjectDType')
-    return dtype
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds what torch's own ``weights_only`` finds, and what :func:`_let_in` lists."""
-
-    def find_class(self, module: str, name: str) -> object:
-        # The names of Python 2, which pickle writes by default.
-        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
-        allowed = torch._weights_only_unpickler._get_allowed_globals()
-        ours = [x if isinstance(x, tuple) else (x, f'{x.__module__}.{x.__name__}') for x in _let_in()]
-        # How pickle writes bytes in its older protocols.
-        extra = {'numpy.dtype': _plain_dtype, '_codecs.encode': _codecs.encode}
-        allowed = allowed | {full: found for found, full in ours} | extra
-        if f'{module}.{name}' not in allowed:
-            raise pickle.UnpicklingError(f'not let in: GLOBAL {module}.{name}')
-        return allowed[f'{module}.{name}']
-
-
 def enable_safe_loading() -> None:
     """Let ``torch.load`` read mmengine's checkpoints without giving up ``weights_only``.
 
@@ -81,10 +55,8 @@ def enable_safe_loading() -> None:
 
 
 def load(path: str, mmap: bool) -> object:
-    """``torch.load`` to the CPU that lets in what mmengine's checkpoints hold, with every torch."""
-    if _TORCH_LETS_IN:
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    module = types.ModuleType('restricted_pickle')
-    module.Unpickler = _Unpickler
-    module.load = lambda file, **options: _Unpickler(file, **options).load()
-    return torch.load(path, map_location='cpu', weights_only=False, mmap=mmap, pickle_module=module)
+    """``torch.load`` to the CPU of what mmengine's checkpoints hold.
+
+    Below torch 2.6 a checkpoint is trusted, as mmengine trusts it there.
+    """
+    return torch.load(path, map_location='cpu', weights_only=_TORCH_LETS_IN, mmap=mmap)

@@ -23,7 +23,9 @@ def is_autocast_enabled(device_type: str) -> bool:
     """As :func:`torch.is_autocast_enabled`, which takes a device type from torch 2.4 on."""
     if VERSION >= (2, 4):
         return torch.is_autocast_enabled(device_type)
-    return torch.is_autocast_cpu_enabled() if device_type == 'cpu' else torch.is_autocast_enabled()
+    if device_type == 'cpu':
+        return torch.is_autocast_cpu_enabled()
+    return device_type == 'cuda' and torch.is_autocast_enabled()
 
 
 def register_fake(name: str, function: Callable) -> None:

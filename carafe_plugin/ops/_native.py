@@ -17,10 +17,7 @@ from . import _compat
 STABLE_TORCH = (2, 10)
 # In this order: the first one defines the operators, the second adds its kernels to them.
 DEVICES = ('cpu', 'cuda')
-_FROM_SOURCE = (
-    *('--force-reinstall', '--no-deps', '--no-cache-dir', '--no-build-isolation'),
-    *('--no-binary', 'carafe-plugin', 'carafe-plugin'),
-)
+_AGAIN = '--force-reinstall --no-deps --no-cache-dir --no-build-isolation'
 DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
 #: Device type to the path of its library, and, where there is none, to the reason.
@@ -88,7 +85,7 @@ def _load(device: str) -> None:
 
 
 def _why_not_built(device: str, folder: Path) -> str:
-    again = f'pip install {" ".join(_FROM_SOURCE)}'
+    again = f'in the source folder, pip install {_AGAIN} .'
     others = sorted(path.name for path in folder.glob(f'_C_{device}*.so'))
     if others:
         return f'{others[-1]} is for another torch than {torch.__version__}; compile one for this: {again}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stable ABI leaves to Python: fake kernels, autograd, vmap and FLOP formulas.
+"""What the bindings leave to Python: fake kernels, autograd, vmap and FLOP formulas.
 
 The operators reassemble (A), correlate (B) and scatter (C) are closed under differentiation, and the fused
 form's second derivative is made of them: gradients of every order run natively. There is no autocast rule,

@@ -134,15 +134,10 @@ class _Call:
         return self.call
 
 
-@pytest.fixture(params=['torch', 'ours'])
-def reader(request, monkeypatch):
-    """Who refuses: torch's ``weights_only``, or what stands in for it below torch 2.6."""
-    if request.param == 'ours':
-        monkeypatch.setattr(safe_loading, '_TORCH_LETS_IN', False)
-    elif not safe_loading._TORCH_LETS_IN:
-        pytest.skip('torch < 2.6 lets nothing more in')
+lets_in = pytest.mark.skipif(not safe_loading._TORCH_LETS_IN, reason='torch < 2.6: checkpoints are trusted')
 
 
+@lets_in
 @pytest.mark.parametrize(
     ('content', 'name'),
     [
@@ -153,14 +148,14 @@ def reader(request, monkeypatch):
         (np.array([{}], dtype=object), 'ObjectDType'),
     ],
 )
-def test_foreign_content_is_refused_by_name(reader, tmp_path, content, name):
+def test_foreign_content_is_refused_by_name(tmp_path, content, name):
     torch.save(dict(state_dict={}, extra=content), tmp_path / 'foreign.pth')
     with pytest.raises(UserError, match=rf'foreign.pth is refused, it holds .*{name}'):
         read_checkpoint(tmp_path / 'foreign.pth')
 
 
 @pytest.mark.parametrize('load', [torch.load, read_checkpoint])
-def test_records_of_mmengine_are_read(reader, tmp_path, load):
+def test_records_of_mmengine_are_read(tmp_path, load):
     record = HistoryBuffer([1.0, 4.0], [1, 1])
     content = dict(record=record, best=np.float64(0.5), ids=np.arange(3), weight=torch.arange(4.0))
     torch.save(content, tmp_path / 'records.pth')

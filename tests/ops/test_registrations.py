@@ -263,10 +263,13 @@ def test_environment_report():
 @pytest.mark.parametrize(
     'files, reason',
     [
-        (['_C_cpu_torch2_0.so'], '_C_cpu_torch2_0.so is for another torch than .*: pip install'),
+        (
+            ['_C_cpu_torch2_0.so'],
+            '_C_cpu_torch2_0.so is for another torch than .*: in the source folder, pip',
+        ),
         (
             [],
-            'the library was not built; where a C[+][+] compiler is: pip install .*--no-binary carafe-plugin',
+            'the library was not built; where a C[+][+] compiler is: in the source folder, pip install .*',
         ),
         (['_C_cpu.so', f'_C_cpu_torch{VERSION[0]}_{VERSION[1]}.so'], '_C_cpu.*so does not load: .*'),
     ],
