@@ -285,6 +285,9 @@ def run_row(row: str, base: str, project: Path, sdist: Path, wheel: Path, hosts:
                 record['demo'] = run_demo(env)
             if is_stable(record['torch']):
                 env.pip('install-wheel', '--force-reinstall', '--no-deps', wheel)
+                cpu = json.loads(env.ask(FACTS).splitlines()[-1])['cpu']
+                if not cpu.startswith('native'):
+                    raise StepError(f'wheel: {cpu}')
                 record['wheel'] = run_tests(env, 'wheel', OPERATOR_TESTS)
         except StepError as error:
             record['error'] = str(error)
@@ -294,7 +297,8 @@ def run_row(row: str, base: str, project: Path, sdist: Path, wheel: Path, hosts:
 def is_good(record: dict) -> bool:
     """Toolboxes that do not install are no failure of ours; the table says why they are not there."""
     counted = [record[part] for part in TESTED if isinstance(record.get(part), dict)]
-    return 'error' not in record and not any(part['failed'] for part in counted)
+    works = record.get('cpu', '').startswith('native') and all(part['passed'] for part in counted)
+    return works and 'error' not in record and not any(part['failed'] for part in counted)
 
 
 def current_commit() -> str:

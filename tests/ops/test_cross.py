@@ -28,7 +28,8 @@ def started(request):
         pytest.skip(f'needs {" and ".join(cross.missing(target))}')
     drivers = [cross.Driver(target, isa)]
     try:
-        if drivers[0].isa != isa:
+        assert drivers[0].isa, f'{target} does not start'
+        if drivers[0].isa != isa and isa != 'baseline':
             pytest.skip(f'this machine has no {isa}')
         yield drivers
     finally:

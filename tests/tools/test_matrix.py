@@ -15,7 +15,8 @@ def matrix(tmp_path, monkeypatch):
 
 def record(row, failures=(), **more):
     counts = dict(passed=7, failed=len(failures), skipped=1, failures=list(failures))
-    return dict(row=row, date='2026-01-01', commit='abc', operators=counts, **more)
+    fixed = dict(date='2026-01-01', commit='abc', cpu='native', cuda='')
+    return dict(row=row, operators=counts) | fixed | more
 
 
 def test_a_row_replaces_its_older_self_only(matrix):
@@ -35,4 +36,6 @@ def test_failures_are_named(matrix):
     matrix.save(record('newest', failures=['tests.ops.test_it']))
     text = matrix.RESULTS.with_suffix('.md').read_text()
     assert '7 / 1 / 1' in text and '- failed: `tests.ops.test_it`' in text
+    assert matrix.is_good(record('newest'))
     assert not matrix.is_good(record('newest', failures=['tests.ops.test_it']))
+    assert not matrix.is_good(record('newest', cpu='plain PyTorch: it does not load'))
