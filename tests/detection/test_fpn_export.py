@@ -6,7 +6,7 @@ import torch
 
 from carafe_plugin.detection import UpsampleFPN
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
-from tests.torch_versions import needs_export
+from tests.torch_versions import VERSION, needs_export
 
 pytestmark = [EXPORTER_NOISE, needs_export]
 
@@ -45,6 +45,7 @@ def test_onnx(rounds_up, dynamo):
     assert_onnx_equal(proto, model, *calls, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(VERSION == (2, 10), reason='torch.export of 2.10 takes even sizes only where it saw one')
 @pytest.mark.parametrize('rounds_up', [True, False], ids=['up', 'down'])
 def test_torch_export(rounds_up):
     model = Network(rounds_up).eval()
