@@ -3,7 +3,7 @@
 """Time the quick start's training steps under OpenMP's ways of waiting, quiet and beside busy loops.
 
 GNU OpenMP lets a thread that waits spin for a while before it sleeps. On a machine with other work it spins
-where another process could have run. tools/train.py sets the count that this found to serve best.
+where another process could have run.
 
     python tools/benchmark_threads.py --out benchmarks/MACHINE       # half an hour; leave the machine alone
 """

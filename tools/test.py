@@ -7,14 +7,9 @@ For COCO test-dev, point test_dataloader and test_evaluator at image_info_test-d
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-# Before torch is imported: threads that wait do not spin where other work could run (docs/benchmark.md).
-if 'OMP_WAIT_POLICY' not in os.environ:
-    os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere

@@ -3,14 +3,9 @@
 """Train any OpenMMLab config: python tools/train.py CONFIG [options]."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-# Before torch is imported: threads that wait do not spin where other work could run (docs/benchmark.md).
-if 'OMP_WAIT_POLICY' not in os.environ:
-    os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
