@@ -227,7 +227,8 @@ def install_mmcv(env: Environment) -> None:
     try:
         setup_env.install_mmcv(str(env.python))
     except (setup_env.SetupError, OSError, subprocess.CalledProcessError) as error:
-        raise StepError(f'mmcv: {error}') from None
+        # The log that the message names goes with the environment.
+        raise StepError(f'mmcv: {str(error).partition("; the whole log")[0]}') from None
 
 
 def copy_tests(env: Environment, project: Path) -> None:
