@@ -4,10 +4,10 @@
 Once imported, ``torch.load`` reads mmengine's checkpoints and its FLOP analysis counts our operators.
 """
 
+from .checkpoint import enable_safe_loading
 from .checkpoint_hook import AtomicCheckpointHook
 from .flops import count_operators
 from .progress import ProgressBarHook
-from .safe_loading import enable_safe_loading
 from .sampler import NumberedSampler
 
 enable_safe_loading()

@@ -1,25 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are read safely, and a resume that finds the latest whole one."""
+"""Checkpoints read under torch's ``weights_only``, and a resume that finds the latest whole one."""
 
 import pickle
 import re
 from pathlib import Path
 
+import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 
-from . import safe_loading
+from carafe_plugin.ops._compat import VERSION
+
 from .errors import UserError, notice
 
 # How the words of the unpickler, and ours below, name what it does not let in.
 _FOREIGN = re.compile(r"(?<=GLOBAL )\S+|(?<=but got <class ')[\w.]+|attribute '.*' of .*")
+_STATISTICS = ('min', 'max', 'mean', 'current')
+# Before torch 2.6 it cannot be told to let more in: files are trusted, as mmengine trusts them there.
+_WEIGHTS_ONLY = VERSION >= (2, 6)
 
 
 class DamagedCheckpointError(UserError):
     """A checkpoint file that is cut off or otherwise unreadable."""
 
 
+def _history_buffer_statistic(owner: object, name: str) -> object:
+    """Stand in for ``getattr`` while a checkpoint is read; knows HistoryBuffer's own statistics alone."""
+    if owner is HistoryBuffer and name in _STATISTICS:
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'not let in: attribute {name!r} of {owner!r}')
+
+
+def enable_safe_loading() -> None:
+    """Let ``torch.load`` read mmengine's checkpoints without giving up ``weights_only``.
+
+    They hold the loss curves as ``HistoryBuffer`` objects: numpy arrays, and references to four methods that
+    pickle writes as ``getattr`` calls. Nothing else is let in; a checkpoint with another class stays refused.
+    Below torch 2.6, where files of any content load by default, this changes nothing.
+    """
+    if not _WEIGHTS_ONLY:
+        return
+    # numpy 1.26 has an empty _core.
+    multiarray = (np._core if int(np.__version__.partition('.')[0]) >= 2 else np.core).multiarray
+    # numpy 1 and numpy 2 write these two under different names.
+    rebuilders = [
+        (rebuild, f'numpy.{core}.multiarray.{rebuild.__name__}')
+        for rebuild in (multiarray._reconstruct, multiarray.scalar)
+        for core in ('core', '_core')
+    ]
+    # Numbers, booleans and text; not the object dtype.
+    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefdgFDGSU'}
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            (_history_buffer_statistic, 'builtins.getattr'),
+            np.ndarray,
+            np.dtype,
+            *rebuilders,
+            *dtypes,
+        ]
+    )
+
+
 def read_checkpoint(path: str | Path) -> dict:
-    """Open a local checkpoint with ``weights_only``; its tensors are mapped into memory, not copied.
+    """Open a local checkpoint, its tensors mapped into memory; with ``weights_only`` from torch 2.6 on.
 
     Raises:
         DamagedCheckpointError: the file is cut off or is no checkpoint.
@@ -31,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict:
     with path.open('rb') as file:
         is_zip = file.read(4) == b'PK\x03\x04'  # what torch.save writes since 1.6, and all that can be mapped
     try:
-        checkpoint = safe_loading.load(str(path), mmap=is_zip)
+        checkpoint = torch.load(str(path), map_location='cpu', weights_only=_WEIGHTS_ONLY, mmap=is_zip)
     except Exception as error:
         foreign = _FOREIGN.search(str(error))
         if isinstance(error, pickle.UnpicklingError) and foreign:

@@ -38,10 +38,11 @@ def test_contract(name, s):
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, FLOAT16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('s', [1, 2, 3])
 @pytest.mark.parametrize('name', NAMES)
-def test_dtypes(name, dtype):
+def test_dtypes(name, s, dtype):
     x = torch.rand(2, 8, 7, 9, dtype=dtype)
-    assert build_downsampler(dict(type=name), 8).to(dtype)(x).dtype == dtype
+    assert build_downsampler(dict(type=name), 8, s).to(dtype)(x).dtype == dtype
 
 
 @needs_compile
