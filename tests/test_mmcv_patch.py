@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mmcv.ops.carafe through each of its doors, before and after the patch."""
 
+import importlib
 import sys
 
 import mmcv.ops
@@ -55,12 +56,15 @@ def test_one_input_without_gradient(patched):
     assert features.grad is None and masks.grad is not None
 
 
-def test_undone_again(patched):
-    carafe_plugin.patch_mmcv()  # a second time changes nothing
-    carafe_plugin.unpatch_mmcv()
-    from carafe_plugin.mmcv_patch import ORIGINALS
+@pytest.mark.parametrize('reloaded', [False, True])
+def test_undone_again(patched, reloaded):
+    from carafe_plugin import mmcv_patch
 
-    assert mmcv.ops.carafe is ORIGINALS['carafe'] is imported_before
+    carafe_plugin.patch_mmcv()  # a second time changes nothing
+    if reloaded:
+        importlib.reload(mmcv_patch)
+    carafe_plugin.unpatch_mmcv()
+    assert mmcv.ops.carafe is mmcv_patch.ORIGINALS['carafe'] is imported_before
     features, masks, _ = inputs()
     with pytest.raises(RuntimeError, match='implementation for device cpu not found'):
         imported_before(features, masks, *SIZES)  # mmcv itself has no CPU kernel
