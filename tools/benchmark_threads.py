@@ -32,6 +32,7 @@ from carafe_plugin.env import machine, versions  # noqa: E402
 
 CONFIG = _ROOT / 'configs/quickstart/mask-rcnn_r18_fpn-carafe_head-carafe_shapes.py'
 DEFAULT = "OpenMP's own (300000)"
+CHOSEN = 'as tools/train.py chooses'
 VARIABLES = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 
 
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--spin-counts', type=int, nargs='+', default=[1000, 2000, 5000])
+    parser.add_argument('--spin-counts', type=int, nargs='+', default=[1000])
     parser.add_argument('--busy', type=int, nargs='+', default=[0, 1, 5], help='numbers of busy loops')
     parser.add_argument('--iters', type=int, default=36, help='steps of a run; the last two thirds count')
     parser.add_argument('--rounds', type=int, default=3, help='runs of each setting')
@@ -80,6 +81,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # busy loops are ended in any case
     counts = {DEFAULT: 300000} | {f'GOMP_SPINCOUNT={count}': count for count in args.spin_counts}
     settings = {name: dict(GOMP_SPINCOUNT=str(count)) for name, count in counts.items()}
+    settings[CHOSEN] = {}
     settings['OMP_WAIT_POLICY=passive'] = dict(OMP_WAIT_POLICY='passive')
     times = {(name, busy): [] for busy in args.busy for name in settings}
     with tempfile.TemporaryDirectory() as scratch:

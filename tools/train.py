@@ -11,6 +11,11 @@ _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
     sys.path.insert(0, str(_ROOT))
 
+from carafe_tools.threads import share_busy_cores  # noqa: E402
+
+if __name__ == '__main__':
+    share_busy_cores()  # before torch is loaded
+
 from mmengine.config import Config  # noqa: E402
 
 from carafe_plugin.engine.checkpoint import set_resume  # noqa: E402
