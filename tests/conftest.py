@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests import what the tools share; last, since names such as tools/test.py hide modules of Python.
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))
+
 KNOWN_SKIPS = Path(__file__).with_name('skips.txt')
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from tests.engine.helpers import load_tool
+from tests.runtime.helpers import load_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'ops'))

@@ -17,16 +17,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
+import torch
 
-import torch  # noqa: E402
-
-from carafe_plugin.analysis import bars, models, op_cases, report, timing  # noqa: E402
-from carafe_plugin.env import machine, versions  # noqa: E402
-from carafe_plugin.ops import _native  # noqa: E402
-from carafe_plugin.upsamplers import UPSAMPLERS  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.env import machine, versions
+from carafe_plugin.ops import _native
+from carafe_plugin.upsamplers import UPSAMPLERS
+from carafe_tools import bars, models, op_cases, report, timing
 
 
 def facts(args: argparse.Namespace, argv: Sequence[str], load: float | None) -> dict[str, object]:

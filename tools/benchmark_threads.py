@@ -23,14 +23,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.env import machine, versions
+from carafe_tools import report
 
-from carafe_plugin.analysis import report  # noqa: E402
-from carafe_plugin.env import machine, versions  # noqa: E402
-
-CONFIG = _ROOT / 'configs/quickstart/mask-rcnn_r18_fpn-carafe_head-carafe_shapes.py'
+TOOLS = Path(__file__).resolve().parent
+CONFIG = TOOLS.parent / 'configs/quickstart/mask-rcnn_r18_fpn-carafe_head-carafe_shapes.py'
 DEFAULT = "OpenMP's own (300000)"
 CHOSEN = 'as tools/train.py chooses'
 VARIABLES = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
@@ -65,7 +63,7 @@ def step_times(folder: Path, setting: dict, iters: int) -> list[float]:
     with tempfile.TemporaryDirectory(dir=folder) as work_dir:
         options = [f'train_cfg.max_iters={iters}', f'train_cfg.val_interval={2 * iters}']
         options += ['default_hooks.logger.interval=1', 'log_processor.window_size=1']
-        command = [_ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', work_dir, '--cfg-options', *options]
+        command = [TOOLS / 'train.py', CONFIG, '--work-dir', work_dir, '--cfg-options', *options]
         done = subprocess.run(
             [sys.executable, *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True
         )
@@ -86,7 +84,7 @@ def main() -> None:
     times = {(name, busy): [] for busy in args.busy for name in settings}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make = [_ROOT / 'tools' / 'make_shapes.py', 'data/shapes', '--train', 64, '--val', 6]
+        make = [TOOLS / 'make_shapes.py', 'data/shapes', '--train', 64, '--val', 6]
         subprocess.run([sys.executable, *map(str, make)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         bar = tqdm(total=len(times) * args.rounds, unit='run')
         for busy in args.busy:

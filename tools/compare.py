@@ -27,14 +27,13 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from plot_logs import TIMES, find_key, logged_keys, read_run
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.analysis import model_cost  # noqa: E402
-from carafe_plugin.analysis.cells import (  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.env import machine, versions
+from carafe_plugin.runtime.checkpoint import find_resumable
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools import model_cost
+from carafe_tools.cells import (
     Cell,
     budget,
     cell_config,
@@ -44,12 +43,11 @@ from carafe_plugin.analysis.cells import (  # noqa: E402
     set_within,
     write_atomically,
 )
-from carafe_plugin.analysis.comparison import markdown, plot, write_csv  # noqa: E402
-from carafe_plugin.engine.checkpoint import find_resumable  # noqa: E402
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
-from carafe_plugin.engine.launch import read_config  # noqa: E402
-from carafe_plugin.engine.preflight import check_config  # noqa: E402
-from carafe_plugin.env import machine, versions  # noqa: E402
+from carafe_tools.command import run_command
+from carafe_tools.comparison import markdown, plot, write_csv
+from carafe_tools.launch import read_config
+from carafe_tools.preflight import check_config
+from plot_logs import TIMES, find_key, logged_keys, read_run
 
 TRAIN, TEST = (Path(__file__).with_name(f'{name}.py') for name in ('train', 'test'))
 SUFFIXES = ('', '_50', '_75', '_s', '_m', '_l')

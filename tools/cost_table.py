@@ -13,18 +13,15 @@ import argparse
 import copy
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.analysis.costs import VARIANTS, upsampler_cost  # noqa: E402
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
-from carafe_plugin.upsamplers import UPSAMPLERS  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.errors import UserError
+from carafe_plugin.upsamplers import UPSAMPLERS
+from carafe_tools.command import run_command
+from carafe_tools.costs import VARIANTS, upsampler_cost
 
 
 def label(cfg: dict) -> str:
@@ -69,8 +66,8 @@ def check_types(types: Sequence[str] | None, *others: str) -> None:
 
 def model_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Sequence[int]) -> list[dict]:
     """A row for each config and upsampler of its neck or generator; the config's own where none is named."""
-    from carafe_plugin.engine.config_parts import type_name
-    from carafe_plugin.engine.launch import read_config
+    from carafe_plugin.runtime.config_parts import type_name
+    from carafe_tools.launch import read_config
 
     cfgs = [read_config(path, None) for path in configs]  # their custom_imports may bring upsamplers
     check_types(types, 'stock')
@@ -106,7 +103,7 @@ def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
     import torch
     from mmengine.registry import MODELS, DefaultScope
 
-    from carafe_plugin.analysis.model_cost import multiply_adds
+    from carafe_tools.model_cost import multiply_adds
 
     height, width = shape
     if 'generator' in model_cfg:

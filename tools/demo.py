@@ -10,21 +10,18 @@ With an inpainting config a picture shows the image with its hole, the result an
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 
 import mmcv
 import torch
 from mmengine.config import Config
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
-from carafe_plugin.engine.config_parts import type_name  # noqa: E402
-from carafe_plugin.engine.errors import UserError, notice, run_command  # noqa: E402
-from carafe_plugin.engine.launch import read_config  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.checkpoint import check_checkpoint
+from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.errors import UserError, notice
+from carafe_tools.command import run_command
+from carafe_tools.launch import read_config
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -152,11 +149,11 @@ def demo(argv: list[str] | None) -> None:
         return
     model = load_model(cfg, args)
     if cfg.get('default_scope') == 'mmseg':
-        from carafe_plugin.engine import seg_demo
+        from carafe_plugin.runtime import seg_demo
 
         seg_demo.demo(model, images, files, args.ground_truth)
     else:
-        from carafe_plugin.engine import det_demo
+        from carafe_plugin.runtime import det_demo
 
         det_demo.demo(model, images, files, args.ground_truth, args.score_thr, args.grid)
     print(f'{len(images)} images drawn -> {files[0] if args.grid else args.out}')

@@ -9,7 +9,6 @@ result is run in onnxruntime at another size and compared with PyTorch.
 
 import argparse
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,14 +20,12 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
-from carafe_plugin.engine.launch import read_config  # noqa: E402
-from carafe_plugin.engine.preflight import build_model  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.checkpoint import check_checkpoint
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.command import run_command
+from carafe_tools.launch import read_config
+from carafe_tools.preflight import build_model
 
 STRIDE = 32  # of the coarsest stage; sizes are multiples of it, and of the model's pad_size_divisor
 TOLERANCE = 1e-3  # of the largest value in a feature map

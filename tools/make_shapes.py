@@ -3,13 +3,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.datasets import make_shapes  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_tools.shapes import make_shapes
 
 
 def parse_args() -> argparse.Namespace:

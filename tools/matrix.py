@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'ops')]
 
 import build_cuda  # noqa: E402
+
 import make_dist  # noqa: E402
 import setup_env  # noqa: E402
 
@@ -49,7 +50,7 @@ HOST_TESTS = [
     'tests/segmentation',
     'tests/upsamplers/test_custom.py',
     'tests/test_mmcv_patch.py',
-    'tests/engine/test_resume.py',
+    'tests/runtime/test_resume.py',
 ]
 # The first three compile what lies in ops/ themselves, whatever is installed; the fourth is a test of hosts.
 NOT_OPERATOR_TESTS = [

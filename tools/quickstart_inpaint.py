@@ -20,15 +20,13 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
-from carafe_plugin.inpainting import InpaintingMetric  # noqa: E402
-from carafe_plugin.inpainting.baselines import BASELINES  # noqa: E402
-from carafe_plugin.inpainting.demo import inpaint, load_inpainter  # noqa: E402
-from carafe_plugin.inpainting.synthetic import make_pictures  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.inpainting import InpaintingMetric
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.command import run_command
+from carafe_tools.fillings import BASELINES
+from carafe_tools.inpaint_demo import inpaint, load_inpainter
+from carafe_tools.pictures import make_pictures
 
 CONFIG = 'configs/quickstart/inpaint_global-local-carafe_pictures.py'
 DATA = Path('data/inpaint')

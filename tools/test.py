@@ -7,24 +7,18 @@ For COCO test-dev, point test_dataloader and test_evaluator at image_info_test-d
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_tools.threads import share_busy_cores  # noqa: E402
+from carafe_tools.threads import share_busy_cores
 
 if __name__ == '__main__':
     share_busy_cores()  # before torch is loaded
 
-from carafe_plugin.engine import evaluation  # noqa: E402
-from carafe_plugin.engine.checkpoint import check_checkpoint  # noqa: E402
-from carafe_plugin.engine.errors import run_command  # noqa: E402
-from carafe_plugin.engine.launch import add_common_arguments, build_runner, load_config  # noqa: E402
-from carafe_plugin.engine.preflight import check_config  # noqa: E402
+from carafe_plugin.runtime.checkpoint import check_checkpoint
+from carafe_tools import evaluation
+from carafe_tools.command import run_command
+from carafe_tools.launch import add_common_arguments, build_runner, load_config
+from carafe_tools.preflight import check_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

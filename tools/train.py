@@ -3,26 +3,21 @@
 """Train any OpenMMLab config: python tools/train.py CONFIG [options]."""
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not; a wheel keeps its tools elsewhere
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_tools.threads import share_busy_cores  # noqa: E402
+from carafe_tools.threads import share_busy_cores
 
 if __name__ == '__main__':
     share_busy_cores()  # before torch is loaded
 
-from mmengine.config import Config  # noqa: E402
+from mmengine.config import Config
 
-from carafe_plugin.engine.checkpoint import set_resume  # noqa: E402
-from carafe_plugin.engine.config_parts import type_name  # noqa: E402
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
-from carafe_plugin.engine.launch import add_common_arguments, build_runner, load_config  # noqa: E402
-from carafe_plugin.engine.preflight import check_config  # noqa: E402
+from carafe_plugin.runtime.checkpoint import set_resume
+from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.command import run_command
+from carafe_tools.launch import add_common_arguments, build_runner, load_config
+from carafe_tools.preflight import check_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -68,7 +63,7 @@ def save_atomically(cfg: Config) -> None:
         imports = cfg.get('custom_imports') or {}
         names = imports.get('imports') or []
         names = [names] if isinstance(names, str) else names
-        cfg.custom_imports = dict(imports, imports=[*names, 'carafe_plugin.engine'])
+        cfg.custom_imports = dict(imports, imports=[*names, 'carafe_plugin.runtime'])
 
 
 def train(argv: Sequence[str] | None) -> None:

@@ -18,28 +18,26 @@ import matplotlib
 import mmcv
 import numpy as np
 import torch
-from demo import load_model
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
 
-_ROOT = Path(__file__).resolve().parents[1]
-if (_ROOT / 'carafe_plugin').is_dir():  # a checkout, installed or not
-    sys.path.insert(0, str(_ROOT))
-
-from carafe_plugin.analysis.kernels import (  # noqa: E402
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.errors import UserError
+from carafe_plugin.upsamplers import Upsampler
+from carafe_tools.command import run_command
+from carafe_tools.kernels import (
     Step,
     accumulated_field,
     chain,
     principal_colours,
     recorded,
 )
-from carafe_plugin.engine.errors import UserError, run_command  # noqa: E402
-from carafe_plugin.engine.launch import read_config  # noqa: E402
-from carafe_plugin.upsamplers import Upsampler  # noqa: E402
+from carafe_tools.launch import read_config
+from demo import load_model
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
 
 PANEL = 4.0  # inches
 OVERLAY = 0.75

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts for MMDetection: importing this package registers them and every upsampler with mmengine."""
 
-from carafe_plugin.engine.registration import register_upsamplers
+from carafe_plugin._hosts.pixel_decoder import UpsampleMSDeformAttnPixelDecoder, UpsamplePixelDecoder
+from carafe_plugin.runtime.registration import register_upsamplers
 
 from .concat_pafpn import UpsampleCSPNeXtPAFPN, UpsampleYOLOXPAFPN
 from .fpn import UpsampleFPN
@@ -19,7 +20,9 @@ __all__ = [
     'UpsampleFCNMaskHead',
     'UpsampleFPN',
     'UpsampleFPNCARAFE',
+    'UpsampleMSDeformAttnPixelDecoder',
     'UpsamplePAFPN',
     'UpsamplePanopticFPNHead',
+    'UpsamplePixelDecoder',
     'UpsampleYOLOXPAFPN',
 ]

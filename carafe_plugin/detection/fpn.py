@@ -4,12 +4,12 @@
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 
-from carafe_plugin.engine.fpn import UpsampledTopDown
+from carafe_plugin._hosts.fpn import UpsampledTopDown
 
 
 @MODELS.register_module()
 class UpsampleFPN(UpsampledTopDown, FPN):
     """MMDetection's FPN whose top-down steps are upsamplers of :data:`carafe_plugin.UPSAMPLERS`.
 
-    Arguments and errors: see :class:`carafe_plugin.engine.fpn.UpsampledTopDown`.
+    Arguments and errors: see :class:`carafe_plugin._hosts.fpn.UpsampledTopDown`.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image inpainting on mmengine: importing this package registers it and every upsampler with mmengine."""
 
-from carafe_plugin.engine.registration import register_upsamplers
+from carafe_plugin.runtime.registration import register_upsamplers
 
 from .data import InpaintingDataset
 from .discriminators import GlobalLocalDiscriminator, PatchDiscriminator

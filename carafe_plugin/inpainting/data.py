@@ -15,7 +15,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
-from carafe_plugin.engine.errors import UserError
+from carafe_plugin.runtime.errors import UserError
 
 from .images import UnreadableImageError, list_images
 
@@ -27,7 +27,7 @@ class InpaintingDataset(Dataset):
     """Images of any size and kind, in nested folders or named by a list.
 
     What a pipeline draws for an image, its hole above all, follows from the image's number in a test, and
-    in a training with :class:`carafe_plugin.engine.NumberedSampler` from the number of the draw: whoever
+    in a training with :class:`carafe_plugin.runtime.NumberedSampler` from the number of the draw: whoever
     loads it, before or after a resume, draws the same.
 
     Args:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from carafe_plugin.engine.checkpoint import read_checkpoint
-from carafe_plugin.engine.errors import UserError
+from carafe_plugin.runtime.checkpoint import read_checkpoint
+from carafe_plugin.runtime.errors import UserError
 
 GAN_KINDS = ('hinge', 'vanilla')
 # torchvision's VGG16: channels of each convolution, 'M' a 2x2 max-pooling. The third pooling ends it.

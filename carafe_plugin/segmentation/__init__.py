@@ -3,7 +3,7 @@
 
 from importlib.util import find_spec
 
-from carafe_plugin.engine.registration import register_upsamplers
+from carafe_plugin.runtime.registration import register_upsamplers
 
 from .fpn import UpsampleFPN
 from .fpn_head import UpsampleFPNHead
@@ -29,10 +29,8 @@ __all__ = [
 ]
 
 if find_spec('mmdet') is not None:  # MaskFormer and Mask2Former; MMSegmentation itself goes without
-    from .pixel_decoder import (
-        UpsampleMaskFormerHead,
-        UpsampleMSDeformAttnPixelDecoder,
-        UpsamplePixelDecoder,
-    )
+    from carafe_plugin._hosts.pixel_decoder import UpsampleMSDeformAttnPixelDecoder, UpsamplePixelDecoder
+
+    from .maskformer_head import UpsampleMaskFormerHead
 
     __all__ += ['UpsampleMSDeformAttnPixelDecoder', 'UpsampleMaskFormerHead', 'UpsamplePixelDecoder']

@@ -4,13 +4,13 @@
 from mmseg.models.necks import FPN
 from mmseg.registry import MODELS
 
-from carafe_plugin.engine.fpn import UpsampledTopDown
+from carafe_plugin._hosts.fpn import UpsampledTopDown
 
 
 @MODELS.register_module()
 class UpsampleFPN(UpsampledTopDown, FPN):
     """MMSegmentation's FPN whose top-down steps are upsamplers of :data:`carafe_plugin.UPSAMPLERS`.
 
-    Arguments and errors: see :class:`carafe_plugin.engine.fpn.UpsampledTopDown`. The stock field of the same
+    Arguments and errors: see :class:`carafe_plugin._hosts.fpn.UpsampledTopDown`. The stock field of the same
     name holds ``mode``; here it holds ``type``.
     """

@@ -10,4 +10,4 @@ Run here: keys and shapes compared with mmdet's model; the released weights were
 """
 
 _base_ = 'mmdet::carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py'
-custom_imports = dict(imports=['carafe_plugin.mmcv_patch', 'carafe_plugin.engine'])
+custom_imports = dict(imports=['carafe_plugin.mmcv_patch', 'carafe_plugin.runtime'])

@@ -271,7 +271,7 @@ def test_parameters_of_the_two_topologies():
 def test_init_statistics_in_a_whole_model(tmp_path):
     from mmengine.config import Config
 
-    from tests.engine.helpers import write_detector_config
+    from tests.runtime.helpers import write_detector_config
 
     cfg = Config.fromfile(write_detector_config(tmp_path / 'config.py', tmp_path))
     model = MODELS.build(cfg.model)

@@ -5,7 +5,7 @@ import torch
 from mmdet.apis import DetInferencer, init_detector
 from mmengine.logging import MessageHub
 
-from tests.engine.helpers import write_coco, write_detector_config
+from tests.runtime.helpers import write_coco, write_detector_config
 
 
 def test_det_inferencer(tmp_path):

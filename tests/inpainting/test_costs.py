@@ -8,8 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from carafe_plugin.analysis import model_cost
-from tests.engine.helpers import ROOT, load_tool
+from carafe_tools import model_cost
+from tests.runtime.helpers import ROOT, load_tool
 
 from .pictures import write_pictures
 

@@ -9,10 +9,10 @@ import torch
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from carafe_plugin.engine.errors import UserError
-from carafe_plugin.engine.sampler import NumberedSampler
 from carafe_plugin.inpainting import CropResize, PackInpainting
 from carafe_plugin.inpainting.images import UnreadableImageError, list_images, read_image
+from carafe_plugin.runtime.errors import UserError
+from carafe_plugin.runtime.sampler import NumberedSampler
 
 from .pictures import picture, write_pictures
 

@@ -7,8 +7,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODEL_WRAPPERS, MODELS
 
 from carafe_plugin import inpainting  # noqa: F401
-from carafe_plugin.engine.distributed import start_cpu_processes
-from tests.engine.test_distributed import run_two
+from carafe_plugin.runtime.distributed import start_cpu_processes
+from tests.runtime.test_distributed import run_two
 
 MODEL = dict(
     type='Inpainter',

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from carafe_plugin.engine.checkpoint import read_checkpoint
+from carafe_plugin.runtime.checkpoint import read_checkpoint
 from carafe_plugin.upsamplers import UPSAMPLERS
-from tests.engine.helpers import ROOT, run_tool
+from tests.runtime.helpers import ROOT, run_tool
 
 from .pictures import write_pictures
 

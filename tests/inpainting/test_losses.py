@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from carafe_plugin.engine.errors import UserError
 from carafe_plugin.inpainting import VGGLoss
 from carafe_plugin.inpainting.losses import _gram, gan_loss, masked_l1, total_variation
+from carafe_plugin.runtime.errors import UserError
 
 
 def test_l1_is_a_mean_over_the_masked_pixels():

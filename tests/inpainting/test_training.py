@@ -14,9 +14,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from carafe_plugin.engine.checkpoint import read_checkpoint
-from carafe_plugin.engine.launch import build_runner
-from tests.engine.helpers import ROOT, load_tool, run_tool
+from carafe_plugin.runtime.checkpoint import read_checkpoint
+from carafe_tools.launch import build_runner
+from tests.runtime.helpers import ROOT, load_tool, run_tool
 
 from .pictures import picture, write_pictures
 
@@ -24,7 +24,7 @@ CONFIGS = ROOT / 'configs'
 PLACES = sorted(path.stem for path in (CONFIGS / 'inpainting').glob('*.py'))
 TINY = """
 _base_ = '{base}'
-custom_imports = dict(imports=['carafe_plugin.inpainting', 'tests.engine.toy'])
+custom_imports = dict(imports=['carafe_plugin.inpainting', 'tests.runtime.toy'])
 model = dict(generator=dict(base_channels=8))
 train_dataloader = dict(batch_size=2, dataset=dict(data_root='{data}'))
 val_dataloader = dict(batch_size=4, dataset=dict(data_root='{data}'))

@@ -8,7 +8,7 @@ from mmseg.apis import init_model
 from torch import nn
 
 from carafe_plugin.segmentation.export import Logits, _AdaptivePool
-from tests.engine.helpers import ROOT
+from tests.runtime.helpers import ROOT
 
 CONFIG = ROOT / 'configs' / 'quickstart' / 'upernet_r18_carafe_shapes.py'
 

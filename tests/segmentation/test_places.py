@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from carafe_plugin.datasets import make_shapes
 from carafe_plugin.upsamplers import UPSAMPLERS
-from tests.engine.helpers import ROOT, run_tool
+from carafe_tools.shapes import make_shapes
+from tests.runtime.helpers import ROOT, run_tool
 
 CONFIG = ROOT / 'configs' / 'quickstart' / 'upernet_r18_stock_shapes.py'
 SMALL = {

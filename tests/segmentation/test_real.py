@@ -10,7 +10,7 @@ import mmseg
 import pytest
 from PIL import Image
 
-from tests.engine.helpers import ROOT, run_tool
+from tests.runtime.helpers import ROOT, run_tool
 from tests.segmentation import real
 
 CONFIGS = ROOT / 'configs'

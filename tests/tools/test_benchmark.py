@@ -6,8 +6,8 @@ import json
 import cv2
 import pytest
 
-from carafe_plugin.analysis import op_cases, report
-from tests.engine.helpers import load_tool
+from carafe_tools import op_cases, report
+from tests.runtime.helpers import load_tool
 
 benchmark = load_tool('benchmark')
 QUICK = ['--seconds', '0.001']

@@ -9,11 +9,11 @@ import statistics
 import pytest
 from mmengine.config import Config
 
-from carafe_plugin.analysis.cells import set_within
-from carafe_plugin.analysis.model_cost import Cost
-from carafe_plugin.engine.checkpoint import read_checkpoint
-from carafe_plugin.engine.errors import UserError
-from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
+from carafe_plugin.runtime.checkpoint import read_checkpoint
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.cells import set_within
+from carafe_tools.model_cost import Cost
+from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
 
 CONFIG = """
 custom_imports = dict(imports=['carafe_plugin.detection'])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from carafe_plugin.analysis.costs import upsampler_cost
 from carafe_plugin.ops import _native
 from carafe_plugin.upsamplers import UPSAMPLERS
-from tests.engine.helpers import load_tool
+from carafe_tools.costs import upsampler_cost
+from tests.runtime.helpers import load_tool
 
 cost_table = load_tool('cost_table')
 ROOT = Path(__file__).resolve().parents[2]

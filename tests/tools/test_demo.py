@@ -11,8 +11,8 @@ import pytest
 import torch
 from mmdet.apis import init_detector
 
-from carafe_plugin.engine import det_demo
-from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
+from carafe_plugin.runtime import det_demo
+from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
 
 demo = load_tool('demo')
 PALETTE = [(0, 158, 115), (213, 94, 0)]
@@ -114,7 +114,7 @@ def test_each_config_needs_its_own_toolbox_alone():
     """The tool, and what it imports for inpainting and for segmentation, with neither toolbox loaded."""
     code = (
         "import runpy, sys; runpy.run_path('tools/demo.py')\n"
-        'import carafe_plugin.engine.seg_demo, carafe_plugin.inpainting.demo\n'
+        'import carafe_tools.seg_demo, carafe_tools.inpaint_demo\n'
         "print(sorted({'mmdet', 'mmseg', 'pycocotools'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)

@@ -10,11 +10,11 @@ import torch
 from mmseg.apis import init_model
 from PIL import Image
 
-from carafe_plugin.datasets import make_shapes
-from carafe_plugin.engine.errors import UserError
-from carafe_plugin.engine.overlay import blend, legend, picture
-from carafe_plugin.engine.seg_demo import read_truth
-from tests.engine.helpers import ROOT, load_tool, run_tool
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.drawing import blend, legend, picture
+from carafe_tools.seg_demo import read_truth
+from carafe_tools.shapes import make_shapes
+from tests.runtime.helpers import ROOT, load_tool, run_tool
 
 CONFIG = ROOT / 'configs' / 'quickstart' / 'upernet_r18_carafe_shapes.py'
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from carafe_plugin.datasets import make_shapes
-from carafe_plugin.engine.checkpoint import read_checkpoint
+from carafe_plugin.runtime.checkpoint import read_checkpoint
 from carafe_plugin.upsamplers import UPSAMPLERS
-from tests.engine.helpers import ROOT, run_tool
+from carafe_tools.shapes import make_shapes
+from tests.runtime.helpers import ROOT, run_tool
 
 CONFIG = ROOT / 'configs' / 'quickstart' / 'mask-rcnn_r18_fpn-carafe_head-carafe_shapes.py'
 

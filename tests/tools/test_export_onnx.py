@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from carafe_plugin.engine.preflight import build_model
-from tests.engine.helpers import load_tool, write_coco, write_detector_config
+from carafe_tools.preflight import build_model
+from tests.runtime.helpers import load_tool, write_coco, write_detector_config
 
 onnx = pytest.importorskip('onnx', reason='needs the onnx extra')
 ort = pytest.importorskip('onnxruntime', reason='needs the onnx extra')

@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.engine.helpers import load_tool
+from tests.runtime.helpers import load_tool
 
 
 @pytest.fixture

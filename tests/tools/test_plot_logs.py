@@ -6,7 +6,7 @@ import json
 import cv2
 import pytest
 
-from tests.engine.helpers import load_tool
+from tests.runtime.helpers import load_tool
 
 plot_logs = load_tool('plot_logs')
 

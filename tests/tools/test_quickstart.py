@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from tests.engine.helpers import load_tool
+from tests.runtime.helpers import load_tool
 
 quickstart = load_tool('quickstart')
 

@@ -14,8 +14,8 @@ import threading
 
 import pytest
 
-from carafe_plugin.engine.checkpoint import read_checkpoint
-from tests.engine.helpers import ROOT, run_tool, write_coco, write_detector_config
+from carafe_plugin.runtime.checkpoint import read_checkpoint
+from tests.runtime.helpers import ROOT, run_tool, write_coco, write_detector_config
 
 
 @pytest.fixture(scope='module')

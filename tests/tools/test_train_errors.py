@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
+from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
 
 NECK = 'model.neck.upsample_cfg'
 HEAD = 'model.roi_head.mask_head.upsample_cfg'

@@ -8,7 +8,7 @@ from pathlib import Path
 import mmdet
 import pytest
 
-from tests.engine.helpers import COCO_CONFIG, run_tool
+from tests.runtime.helpers import COCO_CONFIG, run_tool
 
 DATA = os.environ.get('CARAFE_REAL_DATA')
 MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'

@@ -10,10 +10,10 @@ import torch
 from mmdet.apis import init_detector
 from torch import nn
 
-from carafe_plugin.analysis.kernels import accumulated_field, chain, principal_colours, pull_back, recorded
 from carafe_plugin.detection import UpsampleFPN, UpsampleYOLOXPAFPN
 from carafe_plugin.upsamplers import UPSAMPLERS
-from tests.engine.helpers import ROOT, load_tool, write_coco, write_detector_config
+from carafe_tools.kernels import accumulated_field, chain, principal_colours, pull_back, recorded
+from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
 
 WITH_KERNELS = ['a2u', 'carafe', 'fade', 'fade_lite', 'freqfusion', 'sapa']
 

@@ -11,12 +11,11 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from PIL import Image
 
-from carafe_plugin.engine.checkpoint import check_checkpoint
-from carafe_plugin.engine.errors import UserError
-
-from .images import read_image
-from .masks import random_strokes, read_mask
-from .visualization import strip
+from carafe_plugin.inpainting.images import read_image
+from carafe_plugin.inpainting.masks import random_strokes, read_mask
+from carafe_plugin.inpainting.visualization import strip
+from carafe_plugin.runtime.checkpoint import check_checkpoint
+from carafe_plugin.runtime.errors import UserError
 
 
 def load_inpainter(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module:

@@ -78,7 +78,7 @@ class ExactResumeHook(CheckpointHook):
 
     A validation draws from states of its own, so that a run does not depend on when it validates. With
     worker processes, what a data set draws in them is not restored, unless it is seeded by the draws of a
-    :class:`carafe_plugin.engine.NumberedSampler`.
+    :class:`carafe_plugin.runtime.NumberedSampler`.
     """
 
     _saved = _restored = _before_val = None

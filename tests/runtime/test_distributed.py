@@ -14,7 +14,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, DefaultScope
 from torch import nn
 
 from carafe_plugin.detection import UpsampleFPN
-from carafe_plugin.engine.distributed import cpu_model_wrapper, start_cpu_processes
+from carafe_plugin.runtime.distributed import cpu_model_wrapper, start_cpu_processes
 
 from .helpers import process_context, write_detector_config
 

@@ -1,26 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes of the user, told in one line."""
+"""A script's main: mistakes of the user end it with one line."""
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-_RANK_VARIABLES = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-
-
-class UserError(Exception):
-    """What the user gave cannot work; the message names the cause and needs no traceback."""
-
-
-def _is_first_process() -> bool:
-    return all(os.environ.get(name, '0') == '0' for name in _RANK_VARIABLES)
-
-
-def notice(text: str) -> None:
-    """Tell the user something on stderr before the Runner, and with it the log, exists."""
-    if _is_first_process():
-        print('note:', text, file=sys.stderr)
+from carafe_plugin.runtime.errors import UserError, is_first_process
 
 
 def run_command(command: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> None:
@@ -33,6 +18,6 @@ def run_command(command: Callable[[Sequence[str] | None], None], argv: Sequence[
     try:
         command(argv)
     except UserError as error:
-        if _is_first_process():
+        if is_first_process():
             print('error:', ' '.join(str(error).split()), file=sys.stderr)
         raise SystemExit(1) from None

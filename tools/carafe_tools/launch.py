@@ -9,9 +9,9 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .distributed import start_cpu_processes
-from .errors import UserError
-from .progress import ProgressBarHook
+from carafe_plugin.runtime.distributed import start_cpu_processes
+from carafe_plugin.runtime.errors import UserError
+from carafe_plugin.runtime.progress import ProgressBarHook
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixel decoders of MaskFormer (https://arxiv.org/abs/2107.06278) and Mask2Former (https://arxiv.org/abs/2112.01527).
 
-They live in MMDetection, whose heads MMSegmentation wraps: a config names them with the scope ``mmdet.``.
+MMDetection has them, and MMSegmentation wraps its heads: a config of the latter names them with the scope
+``mmdet.``.
 """
 
-from mmcv.cnn import Conv2d
 from mmdet.models.layers import MSDeformAttnPixelDecoder, PixelDecoder
 from mmdet.models.task_modules.prior_generators import MlvlPointGenerator
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList, caffe2_xavier_init
-from mmseg.models.decode_heads import MaskFormerHead
-from mmseg.registry import MODELS as MMSEG_MODELS
 from torch import Tensor
 
 from carafe_plugin.upsamplers import build_upsampler, top_down
@@ -21,7 +19,8 @@ class UpsamplePixelDecoder(PixelDecoder):
     """MMDetection's PixelDecoder, an FPN with a convolution after each sum, with any upsampler in it.
 
     Guides are the laterals. With ``nearest`` the output equals the stock class bit for bit, but for sizes of
-    2n + 1. In a MaskFormer head it needs :class:`UpsampleMaskFormerHead`.
+    2n + 1. MMSegmentation's MaskFormer needs :class:`carafe_plugin.segmentation.UpsampleMaskFormerHead`
+    around it.
 
     Args:
         feat_channels: channels of all inner maps.
@@ -29,7 +28,7 @@ class UpsamplePixelDecoder(PixelDecoder):
         *args, **kwargs: as the stock class.
 
     Raises:
-        TypeError, ValueError: as :class:`UpsampleFPN`.
+        TypeError, ValueError: as :class:`carafe_plugin.detection.UpsampleFPN`.
     """
 
     def __init__(
@@ -67,7 +66,8 @@ class UpsampleMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
         **kwargs: as the stock class.
 
     Raises:
-        TypeError, ValueError: as :class:`UpsampleFPN`; ``num_outs`` is not the number of encoder levels.
+        TypeError, ValueError: as :class:`carafe_plugin.detection.UpsampleFPN`; ``num_outs`` is not the
+            number of encoder levels.
     """
 
     def __init__(self, *args, upsample_cfg: dict | None = None, feat_channels: int = 256, **kwargs) -> None:
@@ -104,30 +104,6 @@ class UpsampleMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
             lateral = self.lateral_convs[level](feats[level])
             y = self.output_convs[level](top_down([lateral, y], [self.upsamplers[level]])[0])
         return self.mask_feature(y), outs
-
-
-@MMSEG_MODELS.register_module()
-class UpsampleMaskFormerHead(MaskFormerHead):
-    """MMSegmentation's MaskFormerHead for ``pixel_decoder=dict(type='mmdet.UpsamplePixelDecoder', ...)``.
-
-    The stock head projects the last backbone map for a PixelDecoder, but not for a subclass; this one does,
-    under the stock name. In all else it is the stock head.
-
-    Args:
-        in_channels: channels of the backbone maps.
-        **kwargs: as :class:`mmseg.models.decode_heads.MaskFormerHead`.
-    """
-
-    def __init__(
-        self, in_channels: list[int], *, enforce_decoder_input_project: bool = False, **kwargs
-    ) -> None:
-        super().__init__(
-            in_channels=in_channels, enforce_decoder_input_project=enforce_decoder_input_project, **kwargs
-        )
-        if isinstance(self.pixel_decoder, UpsamplePixelDecoder) and (
-            self.decoder_embed_dims != in_channels[-1] or enforce_decoder_input_project
-        ):
-            self.decoder_input_proj = Conv2d(in_channels[-1], self.decoder_embed_dims, kernel_size=1)
 
 
 def _build(upsample_cfg: dict | None, channels: int, steps: int) -> ModuleList:

@@ -7,9 +7,9 @@ import random
 import pytest
 import torch
 
-from carafe_plugin.analysis import report
-from carafe_plugin.analysis.bars import MISS, NOISY, PASS, Bar, judge_all
-from carafe_plugin.analysis.timing import Timing, measure, peak_memory, schedule
+from carafe_tools import report
+from carafe_tools.bars import MISS, NOISY, PASS, Bar, judge_all
+from carafe_tools.timing import Timing, measure, peak_memory, schedule
 
 STEADY = Timing([1.0, 1.0, 1.0, 1.1, 1.2], [0, 0, 7, 0, 0])
 

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from carafe_plugin.engine.errors import UserError
-
-from .images import read_image
+from carafe_plugin.inpainting.images import read_image
+from carafe_plugin.runtime.errors import UserError
 
 SIDE = 80
 # No photograph, and neither of the two views of one scene, is in both splits.

@@ -8,9 +8,10 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from carafe_plugin.runtime.config_parts import as_list, type_name
+from carafe_plugin.runtime.errors import UserError
+
 from .coco_files import check_coco_dataset, check_coco_file
-from .config_parts import as_list, type_name
-from .errors import UserError
 from .seg_files import check_seg_dataset
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny data, tiny configs and processes for the tests of the engine and of the training tools."""
+"""Tiny data, tiny configs and processes for the tests of the runtime and of the tools."""
 
 import importlib.util
 import json
@@ -92,7 +92,7 @@ randomness = dict(seed=0)
 def process_context() -> multiprocessing.context.BaseContext:
     """Processes forked by a server that has imported the libraries, which saves seconds each."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mmdet.apis', 'carafe_plugin.detection', 'tests.engine.toy'])
+    context.set_forkserver_preload(['mmdet.apis', 'carafe_plugin.detection', 'tests.runtime.toy'])
     return context
 
 

@@ -6,9 +6,10 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
-from . import overlay  # noqa: F401  (registers the hook)
-from .config_parts import as_list, type_name
-from .errors import UserError, notice
+from carafe_plugin.runtime.config_parts import as_list, type_name
+from carafe_plugin.runtime.errors import UserError, notice
+
+from . import drawing  # noqa: F401  (registers the hook)
 from .preflight import is_coco_metric
 
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from carafe_plugin.analysis.cells import set_upsampler
+from carafe_tools.cells import set_upsampler
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import json
 import os
 from pathlib import Path
 
-from .config_parts import dataset_class, unwrap
-from .errors import UserError
+from carafe_plugin.runtime.config_parts import dataset_class, unwrap
+from carafe_plugin.runtime.errors import UserError
 
 
 def check_coco_dataset(cfg: dict, where: str, annotated: bool = True) -> None:

@@ -11,15 +11,15 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
-from carafe_plugin.engine.checkpoint import find_resumable, read_checkpoint, set_resume
-from carafe_plugin.engine.checkpoint_hook import AtomicLocalBackend
-from carafe_plugin.engine.errors import UserError
+from carafe_plugin.runtime.checkpoint import find_resumable, read_checkpoint, set_resume
+from carafe_plugin.runtime.checkpoint_hook import AtomicLocalBackend
+from carafe_plugin.runtime.errors import UserError
 from tests.torch_versions import needs_weights_only
 
 from .helpers import run_tool
 
 CONFIG = """
-custom_imports = dict(imports=['tests.engine.toy'])
+custom_imports = dict(imports=['tests.runtime.toy'])
 model = dict(type='ToyModel')
 train_dataloader = dict(
     batch_size=2, num_workers=0, dataset=dict(type='ToyDataset'), collate_fn=dict(type='pseudo_collate'),

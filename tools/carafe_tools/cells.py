@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from carafe_plugin.engine.checkpoint import find_resumable, read_checkpoint
-from carafe_plugin.engine.errors import UserError
+from carafe_plugin.runtime.checkpoint import find_resumable, read_checkpoint
+from carafe_plugin.runtime.errors import UserError
 
 #: How a checkpoint's meta data name what a training counts in.
 _META = dict(epoch='epoch', iteration='iter')

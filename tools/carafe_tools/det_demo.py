@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
+from carafe_plugin.runtime.errors import UserError
+
 from .coco_files import check_coco_file
-from .errors import UserError
 
 SIDE = 480  # smaller pictures are enlarged to about this, to show boundaries and labels
 CROWD = (150, 150, 150)

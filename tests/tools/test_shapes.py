@@ -11,7 +11,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from carafe_plugin.datasets import CATEGORIES, make_shapes
+from carafe_tools.shapes import CATEGORIES, make_shapes
 
 SIZE, TRAIN, VAL = 192, 60, 40
 
@@ -161,7 +161,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('carafe_plugin.datasets.shapes.json.dumps', interrupt)
+    monkeypatch.setattr('carafe_tools.shapes.json.dumps', interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_shapes(tmp_path / 'shapes', 2, 2)
     assert not list(tmp_path.iterdir())

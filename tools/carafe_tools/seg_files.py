@@ -10,8 +10,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
-from .config_parts import dataset_class, type_name, unwrap
-from .errors import UserError
+from carafe_plugin.runtime.config_parts import dataset_class, type_name, unwrap
+from carafe_plugin.runtime.errors import UserError
 
 SAMPLE = 200  # label maps that are opened, spread evenly over a data set: a second or two
 

@@ -10,9 +10,10 @@ import torch
 from mmengine.dataset import Compose
 from tqdm import tqdm
 
-from .config_parts import type_name
-from .errors import UserError
-from .overlay import picture
+from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.errors import UserError
+
+from .drawing import picture
 
 SIDE = 480  # smaller images are enlarged to about this
 

@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from carafe_plugin.engine.random_state import get_random_state, set_random_state
-from carafe_plugin.engine.sampler import NumberedSampler
+from carafe_plugin.runtime.random_state import get_random_state, set_random_state
+from carafe_plugin.runtime.sampler import NumberedSampler
 
 LOADED = []
 

@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from torch.utils.data import Dataset
 
-from carafe_plugin.engine import checkpoint_hook
+from carafe_plugin.runtime import checkpoint_hook
 
 
 @DATASETS.register_module()
