@@ -41,10 +41,10 @@ from carafe_tools.cells import (
     prepare,
     read_result,
     set_within,
-    write_atomically,
 )
 from carafe_tools.command import run_command
 from carafe_tools.comparison import markdown, plot, write_csv
+from carafe_tools.files import write_atomically
 from carafe_tools.launch import read_config
 from carafe_tools.preflight import check_config
 from plot_logs import TIMES, find_key, logged_keys, read_run

@@ -22,6 +22,7 @@ from carafe_plugin.runtime.errors import UserError
 from carafe_plugin.upsamplers import UPSAMPLERS
 from carafe_tools.command import run_command
 from carafe_tools.costs import VARIANTS, upsampler_cost
+from carafe_tools.report import table
 
 
 def label(cfg: dict) -> str:
@@ -126,14 +127,6 @@ def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
         return multiply_adds(model, image)
 
 
-def markdown(rows: Sequence[dict]) -> str:
-    lines = ['| ' + ' | '.join(rows[0]) + ' |', '|' + '---|' * len(rows[0])]
-    for row in rows:
-        cells = (f'{value:,}' if isinstance(value, int) else str(value) for value in row.values())
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
-
-
 def tabulate(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -160,7 +153,11 @@ def tabulate(argv: Sequence[str] | None) -> None:
     else:
         check_types(args.types)
         rows = upsampler_rows(args.types, args.channels, args.scale_factor)
-    print(json.dumps(rows, indent=2) if args.format == 'json' else markdown(rows))
+    if args.format == 'json':
+        print(json.dumps(rows, indent=2))
+    else:
+        grouped = [{k: f'{v:,}' if isinstance(v, int) else str(v) for k, v in row.items()} for row in rows]
+        print(table(grouped))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -140,20 +140,20 @@ def demo(argv: list[str] | None) -> None:
     files = outputs(images, args.out, args.grid)
     cfg = read_config(args.config, None)
     if type_name(cfg.get('model') or {}) == 'Inpainter':
-        from carafe_plugin.inpainting import demo as inpainting
+        from carafe_tools import inpaint_demo
 
         if args.grid or args.ground_truth:
             raise UserError('--grid and --ground-truth are not for an inpainting config')
-        inpainting.draw(cfg, args.checkpoint, images, files, args.mask, args.mask_hole, args.device)
+        inpaint_demo.draw(cfg, args.checkpoint, images, files, args.mask, args.mask_hole, args.device)
         print(f'{len(images)} images inpainted -> {args.out}')
         return
     model = load_model(cfg, args)
     if cfg.get('default_scope') == 'mmseg':
-        from carafe_plugin.runtime import seg_demo
+        from carafe_tools import seg_demo
 
         seg_demo.demo(model, images, files, args.ground_truth)
     else:
-        from carafe_plugin.runtime import det_demo
+        from carafe_tools import det_demo
 
         det_demo.demo(model, images, files, args.ground_truth, args.score_thr, args.grid)
     print(f'{len(images)} images drawn -> {files[0] if args.grid else args.out}')

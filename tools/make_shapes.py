@@ -5,6 +5,7 @@ import argparse
 import sys
 
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.errors import UserError
 from carafe_tools.shapes import make_shapes
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     args = parse_args()
     try:
         made = make_shapes(args.out, args.train, args.val, args.size, args.seed)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError, ValueError) as error:
         sys.exit(f'make_shapes: {error}')
     state = 'made' if made else 'were there'
     print(f'{args.out}: {args.train} training and {args.val} validation images {state}')

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmdet.apis import init_detector
 
-from carafe_plugin.runtime import det_demo
+from carafe_tools import det_demo
 from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
 
 demo = load_tool('demo')

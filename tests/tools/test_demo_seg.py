@@ -11,7 +11,7 @@ from mmseg.apis import init_model
 from PIL import Image
 
 from carafe_plugin.runtime.errors import UserError
-from carafe_tools.drawing import blend, legend, picture
+from carafe_tools.drawing import blend, label_sheet, legend
 from carafe_tools.seg_demo import read_truth
 from carafe_tools.shapes import make_shapes
 from tests.runtime.helpers import ROOT, load_tool, run_tool
@@ -130,7 +130,7 @@ def test_the_legend_names_what_occurs():
     drawn = blend(image, labels, palette, alpha=0.5)
     assert drawn[0, 0].tolist() == [100, 100, 228] and drawn[25, 0].tolist() == [228, 100, 100]
     assert drawn[35, 0].tolist() == [100, 100, 100]
-    shown = np.array(picture([[image, labels]], ['image', 'labels'], ['a', 'b', 'c'], palette))
+    shown = np.array(label_sheet([[image, labels]], ['image', 'labels'], ['a', 'b', 'c'], palette))
     foot = shown[-38:].reshape(-1, 3).tolist()
     assert [255, 0, 0] in foot and [0, 0, 255] in foot and [0, 255, 0] not in foot
     assert legend(['a long name'] * 9, [(0, 0, 0)] * 9, 200).height > 4 * 26

@@ -11,6 +11,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from carafe_plugin.runtime.errors import UserError
 from carafe_tools.shapes import CATEGORIES, make_shapes
 
 SIZE, TRAIN, VAL = 192, 60, 40
@@ -145,7 +146,7 @@ def test_existing_data_is_reused_or_refused(tmp_path):
     assert make_shapes(out, 2, 2)
     before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
     assert not make_shapes(out, 2, 2)
-    with pytest.raises(ValueError, match=r"'train': 2.*wanted.*'train': 3"):
+    with pytest.raises(UserError, match=r"'train': 2.*wanted.*'train': 3"):
         make_shapes(out, 3, 2)
     assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
     assert [path.name for path in out.parent.iterdir()] == ['shapes']
@@ -153,7 +154,7 @@ def test_existing_data_is_reused_or_refused(tmp_path):
     foreign = tmp_path / 'foreign'
     foreign.mkdir()
     (foreign / 'thesis.tex').touch()
-    with pytest.raises(ValueError, match='is not a shapes data set'):
+    with pytest.raises(UserError, match=r'exists and has no shapes\.json'):
         make_shapes(foreign, 2, 2)
 
 

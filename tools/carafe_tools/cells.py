@@ -5,7 +5,6 @@ import copy
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from mmengine.config import Config
 
 from carafe_plugin.runtime.checkpoint import find_resumable, read_checkpoint
 from carafe_plugin.runtime.errors import UserError
+
+from .files import write_atomically
 
 #: How a checkpoint's meta data name what a training counts in.
 _META = dict(epoch='epoch', iteration='iter')
@@ -160,10 +161,3 @@ def finished_checkpoint(cell: Cell, end: int, unit: str) -> Path | None:
 def read_result(cell: Cell) -> dict:
     """The result of a finished cell."""
     return json.loads(cell.result_file.read_text())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either there as a whole or not at all."""
-    part = path.with_name(path.name + '.part')
-    part.write_text(text)
-    os.replace(part, path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .model_cost import Cost
+from .report import table
 
 COST_COLUMNS = ('params (M)', 'GMAC', 'GFLOP (2 per MAC)', 'ms / image')
 
@@ -28,18 +29,15 @@ def markdown(
     results: Sequence[dict], metrics: Sequence[str], facts: Mapping[str, str], costs: Mapping[str, Cost]
 ) -> str:
     """The table, one row per variant, under a list of facts about the runs."""
-    rows = [['variant', 'n', *(key.split('/')[-1] for key in metrics), *COST_COLUMNS]]
+    rows = []
     for name, found in by_variant(results).items():
-        row = [name, str(len(found))]
+        row = {'variant': name, 'n': len(found)}
         for key in metrics:
             mean, spread = mean_and_spread([metric[key] for metric in found])
             text = f'{mean:.3f}' if spread is None else f'{mean:.3f} ± {spread:.3f}'
-            row.append('-' if mean == -1 else text)  # COCO's AP where there are no such objects
-        rows.append(row + _cost_cells(costs.get(name)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in rows]
-    lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-    return '\n'.join([*(f'- {k}: {v}' for k, v in facts.items()), '', *lines, ''])
+            row[key.split('/')[-1]] = '-' if mean == -1 else text  # COCO's AP where there are no such objects
+        rows.append(row | _cost_cells(costs.get(name)))
+    return '\n'.join([*(f'- {k}: {v}' for k, v in facts.items()), '', table(rows), ''])
 
 
 def write_csv(
@@ -85,8 +83,9 @@ def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, C
     plt.close(fig)
 
 
-def _cost_cells(cost: Cost | None) -> list[str]:
+def _cost_cells(cost: Cost | None) -> dict[str, str]:
     if cost is None:
-        return ['-'] * len(COST_COLUMNS)
+        return dict.fromkeys(COST_COLUMNS, '-')
     macs = cost.macs / 1e9
-    return [f'{cost.parameters / 1e6:.3f}', f'{macs:.3f}', f'{2 * macs:.3f}', f'{cost.latency:.1f}']
+    cells = f'{cost.parameters / 1e6:.3f}', f'{macs:.3f}', f'{2 * macs:.3f}', f'{cost.latency:.1f}'
+    return dict(zip(COST_COLUMNS, cells, strict=True))

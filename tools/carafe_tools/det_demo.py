@@ -13,13 +13,14 @@ from mmdet.structures.mask import bitmap_to_polygon
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from carafe_plugin.runtime.errors import UserError
 
 from .coco_files import check_coco_file
+from .drawing import sheet
 
 SIDE = 480  # smaller pictures are enlarged to about this, to show boundaries and labels
 CROWD = (150, 150, 150)
@@ -143,26 +144,6 @@ class Painter:
         visualizer.draw_bboxes(boxes, edge_colors=colours, line_widths=unit)
         visualizer.draw_texts(texts, boxes[:, :2], font_sizes=8 * unit, colors='w', bboxes=LABEL)
         return visualizer.get_image()
-
-
-def sheet(rows: list[list[np.ndarray]], titles: list[str], gap: int = 12) -> Image.Image:
-    """Lay pictures out in columns, each under its title."""
-    font = ImageFont.load_default(size=24)
-    widths = [max(picture.shape[1] for picture in column) for column in zip(*rows, strict=True)]
-    heights = [max(picture.shape[0] for picture in row) for row in rows]
-    head = 24 + 2 * gap
-    size = (sum(widths) + gap * (len(widths) + 1), head + sum(heights) + gap * len(heights))
-    canvas = Image.new('RGB', size, 'white')
-    draw = ImageDraw.Draw(canvas)
-    x = gap
-    for width, title, column in zip(widths, titles, zip(*rows, strict=True), strict=True):
-        draw.text((x + width // 2, head // 2), title, fill='black', font=font, anchor='mm')
-        y = head
-        for height, picture in zip(heights, column, strict=True):
-            canvas.paste(Image.fromarray(picture), (x, y))
-            y += height + gap
-        x += width + gap
-    return canvas
 
 
 def demo(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of label maps: blended into the image, titled, with a legend of the classes that occur."""
+"""Sheets of pictures under titles; label maps are blended into their image, over a legend."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,10 +47,37 @@ def legend(names: Sequence[str], colours: Sequence, width: int) -> Image.Image:
     return canvas
 
 
-def picture(
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], foot: Image.Image | None = None
+) -> Image.Image:
+    """Lay RGB pictures (H, W, 3) out in columns, each under its title, over a foot."""
+    font = ImageFont.load_default(size=24)
+    widths = [max(picture.shape[1] for picture in column) for column in zip(*rows, strict=True)]
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    head = 24 + 2 * GAP
+    total = head + sum(heights) + GAP * len(heights)
+    canvas = Image.new('RGB', (_across(widths), total + (foot.height if foot else 0)), 'white')
+    draw, x = ImageDraw.Draw(canvas), GAP
+    for width, title, column in zip(widths, titles, zip(*rows, strict=True), strict=True):
+        draw.text((x + width // 2, head // 2), title, fill='black', font=font, anchor='mm')
+        y = head
+        for height, picture in zip(heights, column, strict=True):
+            canvas.paste(Image.fromarray(picture), (x, y))
+            y += height + GAP
+        x += width + GAP
+    if foot:
+        canvas.paste(foot, (0, total))
+    return canvas
+
+
+def _across(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) + 1)
+
+
+def label_sheet(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], classes: Sequence[str], palette: Sequence
 ) -> Image.Image:
-    """Lay images and their label maps out in columns, under titles and over one legend.
+    """Lay images and their label maps out in columns, over one legend of the classes that occur.
 
     Args:
         rows: an RGB image (H, W, 3) and label maps (H, W) each.
@@ -58,25 +85,12 @@ def picture(
         classes: names in the order of the labels.
         palette: their colours.
     """
-    columns = len(titles)
-    width = max(row[0].shape[1] for row in rows)
+    pictures = [[image, *(blend(image, layer, palette) for layer in layers)] for image, *layers in rows]
     labels = np.unique(np.concatenate([np.unique(layer) for _, *layers in rows for layer in layers]))
     seen = [int(label) for label in labels if label < len(classes)]
-    total = columns * width + (columns + 1) * GAP
-    foot = legend([classes[i] for i in seen], [palette[i] for i in seen], total)
-    height = LINE + GAP + sum(row[0].shape[0] + GAP for row in rows)
-    canvas = Image.new('RGB', (total, height + foot.height), 'white')
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=18)
-    for column, title in enumerate(titles):
-        x = GAP + column * (width + GAP)
-        draw.text((x + width // 2, LINE // 2 + GAP // 2), title, fill='black', font=font, anchor='mm')
-        y = LINE + GAP
-        for image, *layers in rows:
-            shown = image if column == 0 else blend(image, layers[column - 1], palette)
-            canvas.paste(Image.fromarray(shown), (x, y))
-            y += image.shape[0] + GAP
-    canvas.paste(foot, (0, height))
-    return canvas
+    width = _across([max(row[0].shape[1] for row in rows)] * len(titles))
+    foot = legend([classes[i] for i in seen], [palette[i] for i in seen], width)
+    return sheet(pictures, titles, foot)
 
 
 @HOOKS.register_module()
@@ -100,5 +114,5 @@ class OverlayHook(Hook):
                 if field in sample:
                     row.append(sample.get(field).data.squeeze(0).cpu().numpy())
                     titles.append(name)
-            drawn = picture([row], titles, meta['classes'], meta['palette'])
+            drawn = label_sheet([row], titles, meta['classes'], meta['palette'])
             drawn.save(self.out_dir / f'{Path(sample.img_path).stem}.png')

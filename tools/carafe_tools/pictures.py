@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quick-start data: generated textures, and cut-outs of the photographs that scikit-image carries."""
 
-import json
 import math
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +11,8 @@ from PIL import Image
 
 from carafe_plugin.inpainting.images import read_image
 from carafe_plugin.runtime.errors import UserError
+
+from .files import generate
 
 SIDE = 80
 # No photograph, and neither of the two views of one scene, is in both splits.
@@ -89,27 +89,20 @@ def make_pictures(out: str | Path, textures: dict[str, int], cuts: dict[str, int
     Raises:
         UserError: ``out`` holds something else, or scikit-image is not there.
     """
-    out, wanted = Path(out), dict(version=1, textures=textures, cuts=cuts, seed=seed)
-    if out.exists():
-        record = out / 'pictures.json'
-        if record.is_file() and json.loads(record.read_text()) == wanted:
-            return False
-        raise UserError(f'{out} exists and does not hold this data ({wanted}): remove it or choose another')
     spec = find_spec('skimage')
     if any(cuts.values()) and spec is None:
         raise UserError("the photographs need scikit-image: pip install 'carafe-plugin[inpainting]'")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
-        root = Path(scratch) / 'pictures'
+
+    def fill(root: Path) -> None:
         for stream, split in enumerate(('train', 'val')):
             rng = np.random.default_rng([seed, stream])
-            (root / split).mkdir(parents=True)
+            (root / split).mkdir()
             for i in range(textures[split]):
                 Image.fromarray(draw_texture(rng)).save(root / split / f'texture{i:04}.png')
             for name in PHOTOS[split] if cuts[split] else ():
                 file = Path(spec.origin).parent / 'data' / name
                 for i, cut in enumerate(_cut_outs(file, cuts[split], rng)):
                     Image.fromarray(cut).save(root / split / f'{file.stem}{i:02}.png')
-        (root / 'pictures.json').write_text(json.dumps(wanted))
-        root.rename(out)
-    return True
+
+    wanted = dict(version=1, textures=textures, cuts=cuts, seed=seed)
+    return generate(out, 'pictures.json', wanted, fill)

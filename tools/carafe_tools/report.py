@@ -15,7 +15,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     """A markdown table whose columns are the keys of the first row."""
     if not rows:
         return ''
-    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    cells = [[str(key) for key in rows[0]], *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in cells]
     lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from carafe_plugin.runtime.config_parts import type_name
 from carafe_plugin.runtime.errors import UserError
 
-from .drawing import picture
+from .drawing import label_sheet
 
 SIDE = 480  # smaller images are enlarged to about this
 
@@ -70,4 +70,4 @@ def demo(model: torch.nn.Module, images: Sequence[Path], files: Sequence[Path], 
         sheets.setdefault(file, []).append(row)
         if file not in files[index + 1 :]:
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture(sheets.pop(file), titles, meta['classes'], meta['palette']).save(file)
+            label_sheet(sheets.pop(file), titles, meta['classes'], meta['palette']).save(file)

@@ -8,7 +8,6 @@ the category.
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
+
+from .files import generate
 
 CATEGORIES = ('star', 'gear', 'ring', 'cross', 'letter', 'crescent')
 MIN_SIZE = 192
@@ -287,7 +288,8 @@ def make_shapes(out: str | Path, train: int, val: int, size: int = MIN_SIZE, see
         True where the data was generated, False where it was there.
 
     Raises:
-        ValueError: A number is out of range, or `out` holds anything else than this very data set.
+        ValueError: A number is out of range.
+        UserError: `out` holds anything else than this very data set.
     """
     for name, value, least in (
         ('train', train, 2),
@@ -297,27 +299,13 @@ def make_shapes(out: str | Path, train: int, val: int, size: int = MIN_SIZE, see
     ):
         if value < least:
             raise ValueError(f'{name} must be at least {least}, got {value}')
-    out = Path(out)
-    wanted = dict(version=1, train=train, val=val, size=size, seed=seed)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        record = out / 'shapes.json'
-        if not record.is_file():
-            raise ValueError(f'out: {out} exists and is not a shapes data set; wanted {wanted}')
-        found = json.loads(record.read_text())
-        if found != wanted:
-            raise ValueError(
-                f'out: {out} holds the shapes of {found}, wanted {wanted}; remove it or choose another'
-            )
-        return False
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as scratch:
-        root = Path(scratch) / 'shapes'
-        root.mkdir()
+
+    def fill(root: Path) -> None:
         for stream, (split, ade_split, count) in enumerate(
             (('train', 'training', train), ('val', 'validation', val))
         ):
             painter = _Painter(size, np.random.default_rng([seed, stream]))
             _write_split(root, split, ade_split, count, painter)
-        (root / 'shapes.json').write_text(json.dumps(wanted))
-        root.rename(out)
-    return True
+
+    wanted = dict(version=1, train=train, val=val, size=size, seed=seed)
+    return generate(out, 'shapes.json', wanted, fill)
