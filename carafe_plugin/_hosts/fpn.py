@@ -9,7 +9,7 @@ from carafe_plugin.upsamplers import build_upsampler, top_down
 
 
 class UpsampledTopDown:
-    """What to put before a stock FPN class among the bases: its top-down steps become upsamplers.
+    """Mixin that makes the top-down steps of a stock FPN class upsamplers; stands before it among the bases.
 
     The topology is the stock one: an upsampler for each pair of neighbouring backbone levels (three of them
     on ResNet's four), extra levels by pooling or strided convolution. A guided upsampler gets the lateral

@@ -38,8 +38,8 @@ def set_random_state(state: dict) -> None:
 class ResumedIterator:
     """Batches of an iteration-based loop from the one after those that were trained on.
 
-    The loop asks for what was trained on first, and throws it away. Where the order is known without it
-    (an ``InfiniteSampler``), nothing is loaded then; elsewhere it is loaded, which may take long.
+    mmengine's loop first asks for the batches that were trained on, and drops them. Where the order is known
+    without it (an ``InfiniteSampler``), they are not loaded; elsewhere they are, which may take long.
 
     Args:
         loop: the loop, its iteration that of the checkpoint.

@@ -3,10 +3,11 @@
 
 Published (CARAFE, ICCV 2019, Places val): L1 6.78 %, PSNR 19.58 dB; the masks behind these figures are not
 known in detail, so that other protocols give other values.
-From the paper, by memory: 256 x 256, one PatchGAN, Adam 1e-4 with betas 0.5 and 0.9, batch 32.
+Taken as the paper's, but not checked against its text: 256 x 256, one PatchGAN, Adam 1e-4 with betas 0.5
+and 0.9, batch 32.
 Assumed: weights of the losses (1 for L1 on the hole, 0.001 adversarial: the same laboratory's later
-recipe), the hinge, layers of the PatchGAN, 500,000 iterations, box masks of 88 to 128 pixels (the paper,
-by memory, has free-form ones).
+recipe), the hinge, layers of the PatchGAN, 500,000 iterations, box masks of 88 to 128 pixels (the paper's
+are said to be free-form).
 Train: bash tools/dist_train.sh configs/inpainting/global-local_patchgan_500k_places-256.py 4
 Run here: built, and trained for a few iterations on other images; not on Places.
 """

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Partial-convolution U-Net on Places, first stage, stock upsampling (nearest).
 
-Published (CARAFE, ICCV 2019, Places val): L1 5.96 %, PSNR 20.78 dB; by memory of the paper its generator
-has the layers of Global&Local with partial convolutions, not this U-Net, which is that of Liu et al.
+Published (CARAFE, ICCV 2019, Places val): L1 5.96 %, PSNR 20.78 dB; its generator is said to have
+the layers of Global&Local with partial convolutions; this U-Net is that of Liu et al.
 From Liu et al.: the network, weights of the losses (6 hole, 1 valid, 0.05 perceptual, 120 style, 0.1 total
-variation), learning rate 2e-4. From the CARAFE paper, by memory: 256 x 256, betas 0.5 and 0.9, batch 32.
+variation), learning rate 2e-4. Taken as the CARAFE
+paper's, but not checked against its text: 256 x 256, betas 0.5 and 0.9, batch 32.
 Assumed: 800,000 iterations, free-form holes of 15 to 65 % (the same laboratory's later recipe), Adam.
 The losses need VGG16's weights: `--cfg-options model.perceptual.weights=PATH`, or torchvision;
 docs/inpainting.md.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places365 at 256 x 256: 8 million training images, 36,500 for validation. Layout: docs/inpainting.md.
 
-From the paper, by memory: 256 x 256, pixels in [-1, 1], masks of up to 128 x 128, batch 32.
-Assumed: the 384-pixel crop (that of the same laboratory's later recipe), 4 GPUs of 8 images, the middle of
+Taken as the paper's, but not checked against its text: 256 x 256, pixels in [-1, 1], masks of up to
+128 x 128, batch 32. Assumed: the 384-pixel crop (that of the same laboratory's later recipe), 4 GPUs of 8 images, the middle of
 each validation image with holes that are drawn once and for all.
 """
 
