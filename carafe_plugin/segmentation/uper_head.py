@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UperNet's head (Xiao et al., ECCV 2018, https://arxiv.org/abs/1807.10221), any upsampler in three places."""
+"""UperNet's head (Xiao et al., ECCV 2018, https://arxiv.org/abs/1807.10221), upsamplers in three places."""
 
 from collections.abc import Mapping
 

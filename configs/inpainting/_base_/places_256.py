@@ -2,8 +2,8 @@
 """Places365 at 256 x 256: 8 million training images, 36,500 for validation. Layout: docs/inpainting.md.
 
 Taken as the paper's, but not checked against its text: 256 x 256, pixels in [-1, 1], masks of up to
-128 x 128, batch 32. Assumed: the 384-pixel crop (that of the same laboratory's later recipe), 4 GPUs of 8 images, the middle of
-each validation image with holes that are drawn once and for all.
+128 x 128, batch 32. Assumed: the 384-pixel crop (that of the same laboratory's later recipe), 4 GPUs of 8
+images, the middle of each validation image with holes that are drawn once and for all.
 """
 
 data_root = 'data/places365/'
