@@ -31,7 +31,7 @@ from mmengine.device import get_device
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.env import machine, versions
 from carafe_plugin.runtime.checkpoint import find_resumable
-from carafe_plugin.runtime.errors import UserError
+from carafe_plugin.runtime.errors import UserError, notice
 from carafe_tools import model_cost
 from carafe_tools.cells import (
     Cell,
@@ -43,7 +43,7 @@ from carafe_tools.cells import (
     set_within,
 )
 from carafe_tools.command import run_command
-from carafe_tools.comparison import markdown, plot, write_csv
+from carafe_tools.comparison import markdown, metric_keys, plot, write_csv
 from carafe_tools.files import write_atomically
 from carafe_tools.launch import read_config
 from carafe_tools.preflight import check_config
@@ -132,7 +132,10 @@ def train(cell: Cell, resume: bool, end: int, unit: str, gpus: int) -> dict:
     else:
         metrics = validate(cell, end, unit)
     if not metrics:  # mmdet's COCO metric of a detector that finds nothing
-        raise UserError(f'{cell.folder}: the validation at {unit} {end} gave no metric, not even zeros')
+        notice(
+            f'{cell.folder}: the validation at {unit} {end} found nothing to score, so the table has a dash '
+            'there; longer training or a lower score threshold may give it something'
+        )
     result = dict(
         variant=cell.variant,
         seed=cell.seed,
@@ -199,9 +202,11 @@ def choose_metrics(results: list[dict], names: list[str] | None) -> list[str]:
     Raises:
         UserError: A named metric was not logged.
     """
-    keys = list(results[0]['metrics'])
+    keys = metric_keys(results)
     if names is None:
         return [key for name in DEFAULT_METRICS if (key := find_key(name, keys))] or keys
+    if not keys:  # no run has found anything yet
+        return []
     chosen = {name: find_key(name, keys) for name in names}
     for name, key in chosen.items():
         if key is None:
@@ -284,8 +289,11 @@ def compare(argv: list[str] | None) -> None:
     write_csv(work_dir / 'comparison.csv', results, facts, costs)
     text = markdown(results, metrics, facts, costs)
     write_atomically(work_dir / 'comparison.md', text)
-    plot(work_dir / 'comparison.png', results, metrics[0], costs, f'validation at {unit} {end}')
-    print(f'\n{text}\n-> {work_dir / "comparison.md"}, comparison.csv, comparison.png')
+    files = [f'{work_dir / "comparison.md"}', 'comparison.csv']
+    if metrics:
+        plot(work_dir / 'comparison.png', results, metrics[0], costs, f'validation at {unit} {end}')
+        files.append('comparison.png')
+    print(f'\n{text}\n-> {", ".join(files)}')
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -96,11 +96,7 @@ def model_rows(configs: Sequence[str], types: Sequence[str] | None, shape: Seque
 
 
 def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
-    """Parameters and multiply-adds on one black image of (height, width), which is a hole for a generator.
-
-    A detector of two stages gets as many proposals as its config allows; random weights would leave any
-    number.
-    """
+    """Parameters and multiply-adds on one black image of (height, width), which is a hole for a generator."""
     import torch
     from mmengine.registry import MODELS, DefaultScope
 
@@ -112,9 +108,6 @@ def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
     else:
         from mmdet.structures import DetDataSample
 
-        rpn = (model_cfg.get('test_cfg') or {}).get('rpn')
-        if rpn is not None:
-            rpn.update(min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
         size = (height, width)
         metainfo = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0)
         samples = [DetDataSample(metainfo=metainfo)]

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from carafe_plugin.upsamplers import build_upsampler, top_down
 
+from .levels import require_levels
+
 
 class UpsampledTopDown:
     """Mixin that makes the top-down steps of a stock FPN class upsamplers; stands before it among the bases.
@@ -20,8 +22,9 @@ class UpsampledTopDown:
         *args, **kwargs: as the stock class.
 
     Raises:
-        TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`; in ``forward``, a ValueError names
-            the level whose size is not half of the next finer one's, give or take a pixel.
+        TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`; in ``forward``, a ValueError where
+            there is not one map for each of ``in_channels``, or a level's size, which is named, is not half
+            of the next finer one's, give or take a pixel.
     """
 
     def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
@@ -39,6 +42,7 @@ class UpsampledTopDown:
         """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into ``num_outs`` maps."""
         if not self.upsamplers:
             return super().forward(inputs)
+        require_levels(inputs, self.in_channels)
         used = inputs[self.start_level : self.backbone_end_level]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
         laterals = top_down(laterals, self.upsamplers)

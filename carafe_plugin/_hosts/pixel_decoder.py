@@ -13,6 +13,8 @@ from torch import Tensor
 
 from carafe_plugin.upsamplers import build_upsampler, top_down
 
+from .levels import require_levels
+
 
 @MODELS.register_module()
 class UpsamplePixelDecoder(PixelDecoder):
@@ -46,6 +48,7 @@ class UpsamplePixelDecoder(PixelDecoder):
         """Turn backbone maps, fine to coarse, into the mask feature (N, C, H_0, W_0) and the last map."""
         if not self.upsamplers:
             return super().forward(feats, batch_img_metas)
+        require_levels(feats, self.in_channels)
         y = self.last_feat_conv(feats[-1])
         for level in reversed(range(len(self.upsamplers))):
             lateral = self.lateral_convs[level](feats[level])
@@ -81,6 +84,7 @@ class UpsampleMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
                 f'num_outs must be the number of encoder levels, {self.num_encoder_levels}, with an '
                 f'upsample_cfg, got {self.num_outs}'
             )
+        self.in_channels = [c.conv.in_channels for c in (*self.lateral_convs, *reversed(self.input_convs))]
         # The stock forward, given the encoder's levels alone, stops where the steps begin.
         self.num_input_levels = self.num_encoder_levels
         self.strides = self.strides[steps:]
@@ -96,6 +100,8 @@ class UpsampleMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
     def forward(self, feats: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Turn backbone maps, fine to coarse, into the mask feature and the encoder's coarse to fine."""
         steps = len(self.upsamplers)
+        if steps:
+            require_levels(feats, self.in_channels)
         unused, outs = super().forward(feats[steps:])
         if not steps:
             return unused, outs

@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from carafe_plugin._hosts.levels import require_levels
 from carafe_plugin.upsamplers import build_upsampler, fit
 
 
@@ -39,6 +40,7 @@ class _ConcatPAFPN:
         """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into as many output maps."""
         if not self.upsamplers:
             return super().forward(inputs)
+        require_levels(inputs, self.in_channels)
         merged = list(inputs)
         # The stock lists of layers begin at the coarsest level.
         top_down = zip(self.reduce_layers, self.top_down_blocks, reversed(self.upsamplers), strict=True)

@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from carafe_plugin._hosts.levels import require_levels
 from carafe_plugin.upsamplers import build_upsampler, top_down
 
 
@@ -53,6 +54,7 @@ class UpsampleFPNCARAFE(FPN_CARAFE):
         """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into ``num_outs`` maps."""
         if not self.upsamplers:
             return super().forward(inputs)
+        require_levels(inputs, self.in_channels)
         used = inputs[self.start_level : self.backbone_end_level]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=False)]
         source = used[-1]

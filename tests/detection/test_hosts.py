@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every host: equality with the stock class, and every upsampler that fits learns in it."""
 
+import contextlib
 import functools
 
 import pytest
@@ -281,3 +282,19 @@ def test_init_statistics_in_a_whole_model(tmp_path):
     for up in found:
         assert up.content_encoder.weight.std().item() == pytest.approx(1e-3, rel=0.05)
     assert isinstance(model.neck, UpsampleFPN)
+
+
+@pytest.mark.parametrize('name', [name for name, case in HOSTS.items() if 'FPN' in name])
+@pytest.mark.parametrize('change', [-1, 1])
+def test_a_map_too_few_or_too_many_is_refused(name, change):
+    """The stock necks assert it; the panoptic head takes the first of many, as the stock head does."""
+    maps = inputs(name)
+    maps = maps[:-1] if change < 0 else (*maps, maps[-1])
+    host = build(name, dict(type='nearest'))
+    if name == 'UpsamplePanopticFPNHead':
+        with pytest.raises(AssertionError) if change < 0 else contextlib.nullcontext():
+            host(maps)
+        return
+    message = f'{len(maps) - change} maps are expected, of in_channels=.*, got {len(maps)}: .2, '
+    with pytest.raises(ValueError, match=message):
+        host(maps)

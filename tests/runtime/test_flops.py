@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
+from mmengine.analysis import ActivationAnalyzer, FlopAnalyzer, get_model_complexity_info
 from torch.utils.flop_counter import FlopCounterMode
 
 import carafe_plugin.detection
@@ -69,3 +69,14 @@ def test_fpn_is_the_sum_of_its_parts(path):
     outputs = sum(9 * 16 * 16 * n for n in pixels)
     upsamplers = sum(per_pixel(16) * n for n in pixels[1:])
     assert complexity(Neck(), *maps)['flops'] == laterals + outputs + upsamplers
+
+
+@needs_native
+def test_counted_operators_are_not_called_unsupported():
+    """mmengine warns of operators that one of its two counts does not know."""
+    neck = carafe_plugin.detection.UpsampleFPN([8, 16], 16, num_outs=2, upsample_cfg=dict(type='fade'))
+    maps = ((torch.rand(1, 8, 8, 8), torch.rand(1, 16, 4, 4)),)
+    counts = {kind: kind(neck, maps) for kind in (FlopAnalyzer, ActivationAnalyzer)}
+    for kind, least in ((FlopAnalyzer, 16 * 8 * 8 * 25), (ActivationAnalyzer, 16 * 8 * 8)):
+        assert counts[kind].by_operator()['reassemble'] >= least
+        assert not [op for op in counts[kind].unsupported_ops() if op.startswith('carafe_plugin')]

@@ -129,3 +129,13 @@ def test_every_step_gets_a_guide_of_the_finer_size(host):
 def test_a_place_without_a_guide_says_so():
     with pytest.raises(ValueError, match='needs a guide'):
         HOSTS['setr_up'].build(dict(type=Guided))
+
+
+@pytest.mark.parametrize('host', ['fpn', 'maskformer', 'mask2former'])
+@pytest.mark.parametrize('change', [-1, 1])
+def test_a_map_too_few_or_too_many_is_refused(host, change):
+    host = HOSTS[host]
+    model, maps = host.build(dict(type='nearest')), list(host.inputs())
+    maps = maps[:-1] if change < 0 else [*maps, maps[-1]]
+    with pytest.raises(ValueError, match=f'4 maps are expected, of in_channels=.*8, .*32.*got {len(maps)}'):
+        host.run(model, maps)

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from carafe_plugin.runtime.checkpoint import read_checkpoint
 from carafe_plugin.runtime.errors import UserError
 from carafe_tools.cells import set_within
+from carafe_tools.comparison import markdown, write_csv
 from carafe_tools.model_cost import Cost
 from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
 
@@ -170,7 +171,6 @@ def test_a_cell_killed_in_its_last_validation_is_evaluated(compare, tmp_path):
         ),
         (['--cfg-options', 'model.upsample_cfg.nope=1'], 'carafe', r"'nope'"),
         (['--cfg-options', 'early=10'], 'stock', r'work/stock/seed0: no validation at iteration 20'),
-        (['--cfg-options', 'blind=True'], 'stock', r'work/stock/seed0: the validation .* gave no metric'),
         (['--metrics', 'mIoU'], 'stock', r"no metric 'mIoU'; there are: coco/bbox_mAP"),
     ],
 )
@@ -182,6 +182,28 @@ def test_bad_input_is_told_in_one_line(compare, capsys, tmp_path, more, upsample
     assert re.search(message, err)
     if upsamplers != 'stock':
         assert not (tmp_path / 'work').exists()
+
+
+def test_a_cell_that_finds_nothing_is_a_dash(compare, capsys, tmp_path):
+    compare('--cfg-options', 'blind=True')
+    err = capsys.readouterr().err
+    assert err.count('found nothing to score') == 4 and 'work/carafe/seed1: ' in err
+    text = (tmp_path / 'work' / 'comparison.md').read_text()
+    assert re.search(r'^\| stock +\| 0 +\| 40\.000 ', text, re.MULTILINE)
+    assert not (tmp_path / 'work' / 'comparison.png').exists()
+
+    results = [
+        dict(variant='stock', seed=0, metrics={}),
+        dict(variant='carafe', seed=0, metrics={'mAP': 0.5}),
+    ]
+    table = markdown(results, ['mAP'], {}, COSTS)
+    assert re.search(r'\| stock +\| 0 +\| - .*\n\| carafe +\| 1 +\| 0\.500 ', table)
+    write_csv(tmp_path / 'some.csv', results, {}, COSTS)
+    with open(tmp_path / 'some.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['variant'], row['seed'], row['mAP']) for row in rows] == [
+        ('stock', '0', ''), ('carafe', '0', '0.5'), ('carafe', 'mean', '0.5'), ('carafe', 'std', ''),
+    ]  # fmt: skip
 
 
 def test_several_configs(compare, tmp_path, capsys):

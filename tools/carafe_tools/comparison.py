@@ -17,11 +17,17 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def metric_keys(results: Sequence[dict]) -> list[str]:
+    """The metrics of the first run that has any; a detector that finds nothing has none."""
+    return next((list(result['metrics']) for result in results if result['metrics']), [])
+
+
 def by_variant(results: Sequence[dict]) -> dict[str, list[dict]]:
-    """The metrics of each variant's runs, in the order in which the variants come."""
+    """The metrics of each variant's runs that have any, in the order in which the variants come."""
     found: dict[str, list[dict]] = {}
     for result in results:
-        found.setdefault(result['variant'], []).append(result['metrics'])
+        runs = found.setdefault(result['variant'], [])
+        runs.extend([result['metrics']] if result['metrics'] else [])
     return found
 
 
@@ -33,9 +39,10 @@ def markdown(
     for name, found in by_variant(results).items():
         row = {'variant': name, 'n': len(found)}
         for key in metrics:
-            mean, spread = mean_and_spread([metric[key] for metric in found])
+            mean, spread = mean_and_spread([metric[key] for metric in found]) if found else (-1, None)
             text = f'{mean:.3f}' if spread is None else f'{mean:.3f} ± {spread:.3f}'
-            row[key.split('/')[-1]] = '-' if mean == -1 else text  # COCO's AP where there are no such objects
+            # -1 is COCO's AP where there are no such objects, and ours where nothing was found.
+            row[key.split('/')[-1]] = '-' if mean == -1 else text
         rows.append(row | _cost_cells(costs.get(name)))
     return '\n'.join([*(f'- {k}: {v}' for k, v in facts.items()), '', table(rows), ''])
 
@@ -44,14 +51,17 @@ def write_csv(
     path: Path, results: Sequence[dict], facts: Mapping[str, str], costs: Mapping[str, Cost]
 ) -> None:
     """Write every metric of every run, each variant's mean, spread and cost; facts as comments."""
-    keys = list(results[0]['metrics'])
+    keys = metric_keys(results)
     with open(path, 'w', newline='') as file:
         file.writelines(f'# {k}: {v}\n' for k, v in facts.items())
         writer = csv.writer(file)
         writer.writerow(['variant', 'seed', *keys, 'parameters', 'macs', 'latency_ms'])
         for r in results:
-            writer.writerow([r['variant'], r['seed'], *(r['metrics'][key] for key in keys), '', '', ''])
+            values = [r['metrics'].get(key, '') for key in keys]
+            writer.writerow([r['variant'], r['seed'], *values, '', '', ''])
         for name, found in by_variant(results).items():
+            if not found:
+                continue
             columns = [mean_and_spread([metric[key] for metric in found]) for key in keys]
             cost = costs.get(name)
             spent = [cost.parameters, cost.macs, f'{cost.latency:.6g}'] if cost else [''] * 3
@@ -68,7 +78,7 @@ def plot(path: Path, results: Sequence[dict], metric: str, costs: Mapping[str, C
 
     fig, ax = plt.subplots(figsize=(6.4, 4.4), layout='constrained')
     for name, found in by_variant(results).items():
-        if name not in costs:
+        if name not in costs or not found:
             continue
         mean, spread = mean_and_spread([metrics[metric] for metrics in found])
         point = costs[name].latency, mean

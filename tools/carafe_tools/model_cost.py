@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a trained model costs: parameters, multiply-adds, time of an image. Needs mmengine."""
 
+import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mmengine.analysis import get_model_complexity_info
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, DefaultScope
@@ -56,16 +57,35 @@ def validation_images(cfg: Config, number: int) -> list[dict]:
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, image: dict) -> tuple[int, int]:
-    """Parameters and multiply-adds of a model's forward pass over one image."""
+    """Parameters and multiply-adds of a model's forward pass over one image.
+
+    A detector of two stages gets as many proposals as its config allows: what its weights leave would differ
+    from one upsampler to the next.
+    """
     data = model.data_preprocessor(image)
     forward = model.forward
     model.forward = functools.partial(forward, data_samples=data['data_samples'])
     try:
-        info = get_model_complexity_info(model, None, data['inputs'], show_table=False, show_arch=False)
+        with _every_proposal(model):
+            info = get_model_complexity_info(model, None, data['inputs'], show_table=False, show_arch=False)
     finally:
         model.forward = forward
     network = getattr(model, 'generator', model)  # a discriminator has no part in the forward pass
     return sum(p.numel() for p in network.parameters()), info['flops']
+
+
+@contextlib.contextmanager
+def _every_proposal(model: nn.Module) -> Iterator[None]:
+    head = getattr(model, 'rpn_head', None)
+    if head is None:
+        yield
+        return
+    own = head.test_cfg
+    head.test_cfg = ConfigDict(own, min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
+    try:
+        yield
+    finally:
+        head.test_cfg = own
 
 
 @torch.no_grad()
