@@ -12,18 +12,18 @@ def carafe_loops(features, masks, kernel_size, group_size, scale_factor):
     n, c, h, w = features.shape
     padded = np.zeros((n, c, h + 2 * r, w + 2 * r))
     padded[:, :, r : r + h, r : r + w] = features
-    out = np.zeros((n, c, h * s, w * s))
+    output = np.zeros((n, c, h * s, w * s))
     channels = c // group_size
-    for image, channel, row, column in np.ndindex(out.shape):
+    for image, channel, row, column in np.ndindex(output.shape):
         top, left, group = row // s, column // s, channel // channels
         for a, b in np.ndindex(k, k):
             weight = masks[image, (group * k + a) * k + b, row, column]
-            out[image, channel, row, column] += weight * padded[image, channel, top + a, left + b]
-    return out
+            output[image, channel, row, column] += weight * padded[image, channel, top + a, left + b]
+    return output
 
 
-def kernels_from_logits(logits, kernel_size, group_size, scale_factor):
-    """Softmax kernels (N, G*k*k, s*H, s*W) of encoder logits (N, G*k*k*s*s, H, W)."""
+def masks_from_logits(logits, kernel_size, group_size, scale_factor):
+    """Softmax masks (N, G*k*k, s*H, s*W) of encoder logits (N, G*k*k*s*s, H, W)."""
     entries, s = kernel_size**2, scale_factor
     n, _, h, w = logits.shape
     masks = np.zeros((n, group_size * entries, h * s, w * s))
@@ -41,7 +41,7 @@ def carafe_case(shape, kernel_size, group_size, scale_factor):
     n, _, h, w = shape
     features = rng.standard_normal(shape)
     logits = rng.standard_normal((n, group_size * (kernel_size * scale_factor) ** 2, h, w))
-    masks = kernels_from_logits(logits, kernel_size, group_size, scale_factor)
+    masks = masks_from_logits(logits, kernel_size, group_size, scale_factor)
     return (
         features,
         logits,
@@ -67,12 +67,12 @@ def _pad(features, radius):
 
 def reassemble(features, masks, k, groups, s, down=False):
     """A, one tap at a time; equals :func:`carafe_loops` where both are defined."""
-    padded, out = _pad(features, k // 2), 0
+    padded, output = _pad(features, k // 2), 0
     repeat = features.shape[1] // groups
     for tap, rows, columns in _taps(features.shape[2:], k, s, down):
         weight = masks[:, tap :: k * k].repeat(repeat, axis=1)
-        out = out + weight * padded[:, :, rows, columns]
-    return out
+        output = output + weight * padded[:, :, rows, columns]
+    return output
 
 
 def correlate(output, features, k, groups, s, down=False):

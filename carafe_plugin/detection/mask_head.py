@@ -4,8 +4,8 @@
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 
+from carafe_plugin.ops.arguments import require_positive_int
 from carafe_plugin.upsamplers import build_upsampler
-from carafe_plugin.upsamplers.base import require_positive_int
 
 
 @MODELS.register_module()

@@ -3,7 +3,7 @@
 
 from torch import Tensor, nn
 
-from carafe_plugin.upsamplers.base import require_positive_int
+from carafe_plugin.ops.arguments import require_positive_int
 
 
 class Downsampler(nn.Module):

@@ -4,7 +4,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carafe_plugin.upsamplers.base import require_odd_int
+from carafe_plugin.ops.arguments import require_odd_int
 
 from .base import Downsampler
 from .build import DOWNSAMPLERS
@@ -58,7 +58,7 @@ class MaxPoolDownsampler(Downsampler):
 
 @DOWNSAMPLERS.register_module('avg_pool')
 class AvgPoolDownsampler(Downsampler):
-    """The mean of every s x s block, at the bottom and right of the pixels that there are.
+    """The mean of every s x s block; blocks that the bottom or right border cuts have fewer pixels.
 
     Shape:
         (N, C, H, W) to (N, C, ceil(H/s), ceil(W/s)).

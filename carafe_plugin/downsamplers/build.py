@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry of downsamplers and the builder behind every ``downsample_cfg`` field."""
+"""The registry of downsamplers and the builder behind the ``downsample_cfg`` field. Experimental."""
 
 from collections.abc import Mapping
 
-from carafe_plugin.upsamplers.build import Registry
+from carafe_plugin.ops.registry import Registry
 
 from .base import Downsampler
 
@@ -11,7 +11,7 @@ DOWNSAMPLERS = Registry('downsampler', 'downsample_cfg')
 
 
 def build_downsampler(cfg: Mapping, in_channels: int, scale_factor: int = 2) -> Downsampler:
-    """Build the downsampler that a ``downsample_cfg`` names.
+    """Build the downsampler that a ``downsample_cfg`` names. Experimental: the field may change.
 
     Args:
         cfg: ``dict(type=NAME, ...)`` with NAME registered in :data:`DOWNSAMPLERS` (or a class) and further

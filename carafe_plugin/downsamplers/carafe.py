@@ -6,7 +6,7 @@ https://arxiv.org/abs/2012.04733.
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe_downsample_softmax
-from carafe_plugin.upsamplers.base import require_divisible, require_odd_int, require_positive_int
+from carafe_plugin.ops.arguments import require_divisible, require_odd_int, require_positive_int
 
 from .base import Downsampler
 from .build import DOWNSAMPLERS
@@ -17,8 +17,8 @@ class CarafeDownsample(Downsampler):
     """Downsample with a kernel per output pixel, predicted from the content around it.
 
     As CARAFE upwards, but the kernel-predicting convolution has stride s and nothing is shuffled. No code was
-    released; kernel sides are the paper's, and the 16 compressed channels and the initialisation (that of
-    upsampling) follow what is known at second hand. Neither norm nor activation follows the compression.
+    released: the kernel sides are the paper's, but the 16 compressed channels and the initialisation, that of
+    upsampling, are known at second hand only. Neither norm nor activation follows the compression.
 
     Args:
         in_channels: channels C of the map.
@@ -36,6 +36,7 @@ class CarafeDownsample(Downsampler):
             divisible by G.
 
     Example:
+        >>> import torch
         >>> CarafeDownsample(64)(torch.rand(2, 64, 9, 12)).shape
         torch.Size([2, 64, 5, 6])
     """

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from carafe_plugin.upsamplers.base import require_positive_int
+from carafe_plugin.ops.arguments import require_positive_int
 
 
 @MODELS.register_module()

@@ -14,8 +14,8 @@ from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from carafe_plugin.ops.arguments import require_positive_int
 from carafe_plugin.upsamplers import UPSAMPLERS, NearestUpsampler, build_upsampler, fit
-from carafe_plugin.upsamplers.base import require_positive_int
 
 from .partial_conv import PartialConv2d, PartialUpsample
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from carafe_plugin.upsamplers.base import require_choice
+from carafe_plugin.ops.arguments import require_choice
 
 from .images import read_image
 

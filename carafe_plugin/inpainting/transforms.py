@@ -11,7 +11,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
-from carafe_plugin.upsamplers.base import require_choice
+from carafe_plugin.ops.arguments import require_choice
 
 from .images import list_images, read_image
 from .masks import POLARITIES, random_box, random_strokes, read_mask

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _compat
+from . import compat
 
 # From here on one library serves every torch, through its stable ABI; before, each minor version has its own.
 STABLE_TORCH = (2, 10)
@@ -27,10 +27,10 @@ missing: dict[str, str] = {}
 _warned: set[str] = set()
 
 
-def operator(name: str, features: Tensor, kernels: Tensor):
+def operator(name: str, features: Tensor, other: Tensor):
     """The native operator for these tensors, or None where the reference form serves.
 
-    An ONNX graph holds standard operators only, so that an exporter always meets the reference form. So does
+    An ONNX graph holds standard operators only, so its exporters always get the reference form. So does
     forward-mode differentiation (``torch.func.jvp``): PyTorch takes no rule for it from a library, and would
     give zeros without a word.
     """
@@ -38,7 +38,7 @@ def operator(name: str, features: Tensor, kernels: Tensor):
     if device not in loaded:
         _warn_once(device)
         return None
-    if features.dtype not in DTYPES or kernels.dtype not in DTYPES or torch.onnx.is_in_onnx_export():
+    if features.dtype not in DTYPES or other.dtype not in DTYPES or torch.onnx.is_in_onnx_export():
         return None
     if forward_ad._current_level >= 0:
         return None
@@ -52,16 +52,16 @@ def why_not(device: str) -> str:
 
 def binding() -> str:
     """How a library for this torch is bound to it."""
-    if _compat.VERSION >= STABLE_TORCH:
+    if compat.VERSION >= STABLE_TORCH:
         return 'stable ABI, for torch 2.10 and later'
-    return f'ATen, for torch {".".join(map(str, _compat.VERSION))} alone'
+    return f'ATen, for torch {".".join(map(str, compat.VERSION))} alone'
 
 
 def _load(device: str) -> None:
     # Another build of the libraries, such as the one under sanitizers, is named by its folder.
     folder = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent.parent)
     # ops/build_native.py gives these names.
-    suffix = '' if _compat.VERSION >= STABLE_TORCH else '_torch{}_{}'.format(*_compat.VERSION)
+    suffix = '' if compat.VERSION >= STABLE_TORCH else '_torch{}_{}'.format(*compat.VERSION)
     path = folder / f'_C_{device}{suffix}.so'
     if os.environ.get('CARAFE_NATIVE') == '0':
         missing[device] = 'switched off by CARAFE_NATIVE=0'
@@ -96,14 +96,14 @@ def _why_not_built(device: str, folder: Path) -> str:
 
 
 def _load_libtorch_cuda() -> None:
-    """Make its symbols visible: a library compiled beside a CPU build of torch does not name it."""
+    """Make libtorch_cuda's symbols visible: a library compiled beside a CPU torch does not name it."""
     library = Path(torch.__file__).parent / 'lib' / 'libtorch_cuda.so'
     if library.exists():
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def _warn_once(device: str) -> None:
-    if _compat.is_compiling() or device in _warned or device == 'meta':
+    if compat.is_compiling() or device in _warned or device == 'meta':
         return
     _warned.add(device)
     if os.environ.get('CARAFE_NATIVE') != '0':

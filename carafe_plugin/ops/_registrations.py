@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from . import _compat
-from ._checks import check_arguments, check_kernels, check_output, masks_shape, output_shape
-from .reference import pixel_shuffle, pixel_unshuffle
+from . import compat
+from ._checks import Sizes, check_arguments, check_shapes, masks_shape, output_shape
+from .tensors import pixel_shuffle, pixel_unshuffle
 
 _ops = torch.ops.carafe_plugin
 
 
 # Fake kernels: the checks of the native entries, with the words and the error of a direct torch.ops call. ---
-# ``call`` is kernel_size, group_size, scale_factor, down: what every operator takes last.
 
 
 def _empty(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """As the native ``empty``: in the layout of ``like``."""
+    """As the native ``empty_like``: in the layout of ``like``, and in its dtype unless another is given."""
     return torch.empty(
         shape, dtype=dtype or like.dtype, device=like.device, memory_format=suggest_memory_format(like)
     )
@@ -37,7 +36,7 @@ def _fake(name: str):
             except (TypeError, ValueError) as error:
                 raise RuntimeError(str(error)) from None
 
-        _compat.register_fake(name, checked)
+        compat.register_fake(name, checked)
         return function
 
     return register
@@ -45,61 +44,61 @@ def _fake(name: str):
 
 @_fake('reassemble')
 def _(features, masks, kernel_size, group_size, scale_factor, down=False):
-    call = (kernel_size, group_size, scale_factor, down)
-    check_arguments(features, masks, 'masks', *call[:3])
-    check_kernels(masks, 'masks', tuple(features.shape), *call)
-    return _empty(output_shape(features.shape, scale_factor, down), features)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down)
+    check_arguments(sizes, features=features, masks=masks)
+    check_shapes(sizes, tuple(features.shape), masks=masks)
+    return _empty(output_shape(features.shape, sizes), features)
 
 
 @_fake('reassemble_softmax')
 def _(features, logits, kernel_size, group_size, scale_factor, down=False):
-    call = (kernel_size, group_size, scale_factor, down)
-    check_arguments(features, logits, 'logits', *call[:3])
-    check_kernels(logits, 'logits', tuple(features.shape), *call)
-    return _empty(output_shape(features.shape, scale_factor, down), features)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down)
+    check_arguments(sizes, features=features, logits=logits)
+    check_shapes(sizes, tuple(features.shape), logits=logits)
+    return _empty(output_shape(features.shape, sizes), features)
 
 
 @_fake('correlate')
 def _(output, features, kernel_size, group_size, scale_factor, down=False, dtype=None):
-    call = (kernel_size, group_size, scale_factor, down)
-    check_arguments(features, output, 'output', *call[:3])
-    check_output(output, 'output', tuple(features.shape), scale_factor, down)
-    return _empty(masks_shape(features.shape, *call), output, dtype)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down)
+    check_arguments(sizes, features=features, output=output)
+    check_shapes(sizes, tuple(features.shape), output=output)
+    return _empty(masks_shape(features.shape, sizes), output, dtype)
 
 
 @_fake('scatter')
 def _(output, masks, height, width, kernel_size, group_size, scale_factor, down=False):
-    call = (kernel_size, group_size, scale_factor, down)
-    check_arguments(output, masks, 'masks', *call[:3])
-    shape = (*output.shape[:2], height, width)
-    check_output(output, 'output', shape, scale_factor, down)
-    check_kernels(masks, 'masks', shape, *call)
-    return _empty(shape, output)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down)
+    check_arguments(sizes, output=output, masks=masks)
+    features_shape = (*output.shape[:2], height, width)
+    check_shapes(sizes, features_shape, output=output, masks=masks)
+    return _empty(features_shape, output)
 
 
 @_fake('reassemble_softmax_backward')
 def _(grad, features, logits, kernel_size, group_size, scale_factor, down=False):
-    call = (kernel_size, group_size, scale_factor, down)
-    check_arguments(features, logits, 'logits', *call[:3])
-    check_arguments(features, grad, 'grad', *call[:3])
-    check_kernels(logits, 'logits', tuple(features.shape), *call)
-    check_output(grad, 'grad', tuple(features.shape), scale_factor, down)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down)
+    check_arguments(sizes, features=features, logits=logits, grad=grad)
+    check_shapes(sizes, tuple(features.shape), logits=logits, grad=grad)
     return _empty(features.shape, grad), _empty(logits.shape, logits)
 
 
 # Autograd: each formula in terms of the operators themselves. -----------------------------------------------
 
 
-def _register_bilinear(name, first_of_call, grad_first, grad_second):
-    """Enter the gradients of an operator that is linear in each of its two tensors.
+def _register_bilinear(name, grad_first, grad_second, sizes_at=0):
+    """Register the gradients of an operator that is linear in each of its two tensors.
 
-    ``grad_first(ctx, grad, second)`` and ``grad_second(ctx, grad, first)`` give them; ``first_of_call`` is
-    where ``call`` begins behind the tensors.
+    Args:
+        name: of the operator.
+        grad_first: function (ctx, grad, second tensor) that returns the first tensor's gradient.
+        grad_second: function (ctx, grad, first tensor) that returns the second tensor's gradient.
+        sizes_at: how many arguments stand between the tensors and the :class:`Sizes`.
     """
 
     def setup(ctx, inputs, output):
         first, second, *others = inputs
-        ctx.call = others[first_of_call : first_of_call + 4]
+        ctx.sizes = Sizes(*others[sizes_at : sizes_at + 4])
         ctx.size_first, ctx.size_second, ctx.dtype_second = first.shape[2:], second.shape[2:], second.dtype
         need_first, need_second = ctx.needs_input_grad[:2]
         ctx.save_for_backward(first if need_second else None, second if need_first else None)
@@ -113,41 +112,41 @@ def _register_bilinear(name, first_of_call, grad_first, grad_second):
             *(None for _ in others),
         )
 
-    _compat.register_autograd(name, backward, setup)
+    compat.register_autograd(name, backward, setup)
 
 
 _register_bilinear(
     'reassemble',
-    0,
-    lambda ctx, grad, masks: _ops.scatter(grad, masks, *ctx.size_first, *ctx.call),
-    lambda ctx, grad, features: _ops.correlate(grad, features, *ctx.call, dtype=ctx.dtype_second),
+    lambda ctx, grad, masks: _ops.scatter(grad, masks, *ctx.size_first, *ctx.sizes),
+    lambda ctx, grad, features: _ops.correlate(grad, features, *ctx.sizes, dtype=ctx.dtype_second),
 )
 _register_bilinear(
     'correlate',
-    0,
-    lambda ctx, grad, features: _ops.reassemble(features, grad, *ctx.call),
-    lambda ctx, grad, output: _ops.scatter(output, grad, *ctx.size_second, *ctx.call),
+    lambda ctx, grad, features: _ops.reassemble(features, grad, *ctx.sizes),
+    lambda ctx, grad, output: _ops.scatter(output, grad, *ctx.size_second, *ctx.sizes),
 )
 _register_bilinear(
     'scatter',
-    2,
-    lambda ctx, grad, masks: _ops.reassemble(grad, masks, *ctx.call),
-    lambda ctx, grad, output: _ops.correlate(output, grad, *ctx.call, dtype=ctx.dtype_second),
+    lambda ctx, grad, masks: _ops.reassemble(grad, masks, *ctx.sizes),
+    lambda ctx, grad, output: _ops.correlate(output, grad, *ctx.sizes, dtype=ctx.dtype_second),
+    sizes_at=2,  # after the height and the width
 )
 
 
 def _softmax_setup(ctx, inputs, output):
-    features, logits, *ctx.call = inputs
+    features, logits, *sizes = inputs
+    ctx.sizes = Sizes(*sizes)
     ctx.save_for_backward(features, logits)
 
 
 def _softmax_backward(ctx, grad):
-    grads = _ops.reassemble_softmax_backward(grad, *ctx.saved_tensors, *ctx.call)
+    grads = _ops.reassemble_softmax_backward(grad, *ctx.saved_tensors, *ctx.sizes)
     return *grads, None, None, None, None
 
 
 def _softmax_backward_setup(ctx, inputs, output):
-    grad, features, logits, *ctx.call = inputs
+    grad, features, logits, *sizes = inputs
+    ctx.sizes = Sizes(*sizes)
     ctx.save_for_backward(grad, features, logits)
 
 
@@ -160,12 +159,13 @@ def _softmax_double_backward(ctx, u, v):
     ``< >`` sums over the k*k entries of a kernel.
     """
     grad, x, logits = ctx.saved_tensors
-    kernel_size, group_size, scale_factor, down = ctx.call
+    sizes = ctx.sizes
     dtype = torch.promote_types(torch.promote_types(x.dtype, logits.dtype), torch.float32)
-    phases = 1 if down else scale_factor
+    phases = 1 if sizes.down else sizes.scale_factor
+    entries = sizes.group_size, sizes.kernel_size**2
 
-    def to_kernels(t):  # logits' layout to [N, G, k*k, H', W']
-        return pixel_shuffle(t.to(dtype), phases).unflatten(1, (group_size, kernel_size**2))
+    def shuffled(t):  # logits' layout to [N, G, k*k, H', W']
+        return pixel_shuffle(t.to(dtype), phases).unflatten(1, entries)
 
     def dot(a, b):
         return (a * b).sum(2, keepdim=True)
@@ -174,14 +174,13 @@ def _softmax_double_backward(ctx, u, v):
         return p * (t - dot(p, t))
 
     def correlate(a, b):
-        return _ops.correlate(a, b, *ctx.call, dtype=dtype).unflatten(1, (group_size, kernel_size**2))
+        return _ops.correlate(a, b, *sizes, dtype=dtype).unflatten(1, entries)
 
-    p, v = to_kernels(logits).softmax(2), to_kernels(v)
+    p, v = shuffled(logits).softmax(2), shuffled(v)
     grad_p, m = correlate(grad, x), softmax_backward(p, v)
-    grad_grad = _ops.reassemble(u, p.flatten(1, 2), *ctx.call) + _ops.reassemble(
-        x, m.flatten(1, 2), *ctx.call
-    )
-    grad_x = _ops.scatter(grad, m.flatten(1, 2), *x.shape[2:], *ctx.call)
+    masks, tangent = p.flatten(1, 2), m.flatten(1, 2)
+    grad_grad = _ops.reassemble(u, masks, *sizes) + _ops.reassemble(x, tangent, *sizes)
+    grad_x = _ops.scatter(grad, tangent, *x.shape[2:], *sizes)
     inner = correlate(grad, u) + v * grad_p - grad_p * dot(p, v) - v * dot(p, grad_p)
     grad_logits = pixel_unshuffle(softmax_backward(p, inner).flatten(1, 2), phases).to(logits.dtype)
     return grad_grad, grad_x, grad_logits, None, None, None, None
@@ -191,10 +190,10 @@ for _name, _setup, _backward in (
     ('reassemble_softmax', _softmax_setup, _softmax_backward),
     ('reassemble_softmax_backward', _softmax_backward_setup, _softmax_double_backward),
 ):
-    _compat.register_autograd(_name, _backward, _setup)
+    compat.register_autograd(_name, _backward, _setup)
 
 
-# vmap: images are independent, so that a mapped dimension joins the batch. ----------------------------------
+# vmap: images are independent, so a mapped dimension joins the batch. -----------------------------------
 
 
 def _register_vmap(name: str) -> None:
@@ -207,22 +206,22 @@ def _register_vmap(name: str) -> None:
             arg = arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
             return arg.flatten(0, 1)
 
-        def out_of_batch(out):
-            return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size))
+        def out_of_batch(result):
+            return result.unflatten(0, (info.batch_size, result.shape[0] // info.batch_size))
 
-        out = operator(*map(into_batch, args, in_dims))
-        if isinstance(out, Tensor):
-            return out_of_batch(out), 0
-        return tuple(map(out_of_batch, out)), (0,) * len(out)
+        results = operator(*map(into_batch, args, in_dims))
+        if isinstance(results, Tensor):
+            return out_of_batch(results), 0
+        return tuple(map(out_of_batch, results)), (0,) * len(results)
 
-    _compat.register_vmap(name, rule)
+    compat.register_vmap(name, rule)
 
 
 # FLOPs, 2 per multiply-add, as torch.utils.flop_counter counts a convolution. The softmax is left out. ------
 
 
 def _flop_formula(*operators):
-    return lambda formula: _compat.register_flop_formula(list(operators), formula)
+    return lambda formula: compat.register_flop_formula(list(operators), formula)
 
 
 def _flops(output_shape, kernel_size: int) -> int:
@@ -231,7 +230,7 @@ def _flops(output_shape, kernel_size: int) -> int:
 
 
 @_flop_formula(_ops.reassemble, _ops.reassemble_softmax)
-def _reassemble_flops(features, kernels, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
+def _reassemble_flops(features, masks, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
     return _flops(out_shape, kernel_size)
 
 

@@ -4,7 +4,7 @@
 from torch import Tensor
 
 from . import _native, reference
-from ._checks import check_call
+from ._checks import Sizes, check_call
 
 
 def carafe(
@@ -18,7 +18,7 @@ def carafe(
 
     With ``r = (k - 1) / 2``, ``i = i' // s``, ``j = j' // s`` and ``g`` the group of channel ``c``::
 
-        out[n, c, i', j'] = sum over a, b in [-r, r] of
+        output[n, c, i', j'] = sum over a, b in [-r, r] of
             masks[n, (g * k + a + r) * k + b + r, i', j'] * features[n, c, i + a, j + b]
 
     Features are zero outside the map and nothing is renormalised there. 16-bit inputs are summed in
@@ -27,7 +27,7 @@ def carafe(
     Args:
         features: map to upsample, any floating dtype.
         masks: one reassembly kernel per output pixel and group, normalised by the caller. The dtype is
-            that of ``features``; under autocast the two may differ.
+            that of ``features``, but under autocast the two may differ.
         kernel_size: side k of the kernels, in input pixels; odd.
         group_size: number G of groups of contiguous channels, each with a kernel of its own.
         scale_factor: integer upsampling ratio s >= 1.
@@ -48,14 +48,15 @@ def carafe(
         https://arxiv.org/abs/1905.02188. Argument order and meaning are those of ``mmcv.ops.carafe``.
 
     Example:
+        >>> import torch
         >>> features, masks = torch.rand(1, 8, 4, 6), torch.rand(1, 25, 8, 12).softmax(dim=1)
         >>> carafe(features, masks, kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
-    call = (kernel_size, group_size, scale_factor, False)
-    check_call(features, masks, 'masks', *call)
+    sizes = Sizes(kernel_size, group_size, scale_factor)
+    check_call(sizes, features, masks=masks)
     run = _native.operator('reassemble', features, masks) or reference.carafe
-    return run(features, masks, *call)
+    return run(features, masks, *sizes)
 
 
 def carafe_softmax(
@@ -70,11 +71,12 @@ def carafe_softmax(
     Equals pixel-shuffle of ``logits`` by s, softmax over the k*k entries of each kernel (in float32 for
     16-bit inputs), then :func:`carafe`. The channel order is that of
     :func:`torch.nn.functional.pixel_shuffle`: logits channel
-    ``((g * k * k + t) * s + i' % s) * s + j' % s`` holds kernel entry t of group g.
+    ``((g * k * k + t) * s + i' % s) * s + j' % s`` holds entry t of the kernel of group g.
 
     Args:
         features: as in :func:`carafe`.
-        logits: unnormalised kernels, s*s of them in the channels of each input pixel; dtype as ``masks``.
+        logits: unnormalised kernels, s*s of them in the channels of each input pixel; dtype as ``masks`` of
+            :func:`carafe`.
         kernel_size: as in :func:`carafe`.
         group_size: as in :func:`carafe`.
         scale_factor: as in :func:`carafe`.
@@ -89,13 +91,14 @@ def carafe_softmax(
         TypeError, ValueError: as :func:`carafe`.
 
     Example:
+        >>> import torch
         >>> carafe_softmax(torch.rand(1, 8, 4, 6), torch.rand(1, 100, 4, 6), kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
-    call = (kernel_size, group_size, scale_factor, False)
-    check_call(features, logits, 'logits', *call)
+    sizes = Sizes(kernel_size, group_size, scale_factor)
+    check_call(sizes, features, logits=logits)
     run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
-    return run(features, logits, *call)
+    return run(features, logits, *sizes)
 
 
 def carafe_downsample(
@@ -109,11 +112,11 @@ def carafe_downsample(
 
     With ``r = (k - 1) / 2`` and ``g`` the group of channel ``c``::
 
-        out[n, c, i', j'] = sum over a, b in [-r, r] of
+        output[n, c, i', j'] = sum over a, b in [-r, r] of
             masks[n, (g * k + a + r) * k + b + r, i', j'] * features[n, c, s * i' + a, s * j' + b]
 
-    So kernels are centred at every s-th pixel, as those of a convolution of stride s with padding r. Borders,
-    dtypes, strides and gradients are as in :func:`carafe`.
+    Kernels are centred at every s-th pixel, as in a convolution of stride s with padding r. Borders, dtypes,
+    strides and gradients are as in :func:`carafe`.
 
     Args:
         features: map to downsample, any floating dtype.
@@ -138,14 +141,15 @@ def carafe_downsample(
         https://arxiv.org/abs/2012.04733.
 
     Example:
+        >>> import torch
         >>> features, masks = torch.rand(1, 8, 5, 6), torch.rand(1, 25, 3, 3).softmax(dim=1)
         >>> carafe_downsample(features, masks, kernel_size=5).shape
         torch.Size([1, 8, 3, 3])
     """
-    call = (kernel_size, group_size, scale_factor, True)
-    check_call(features, masks, 'masks', *call)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down=True)
+    check_call(sizes, features, masks=masks)
     run = _native.operator('reassemble', features, masks) or reference.carafe
-    return run(features, masks, *call)
+    return run(features, masks, *sizes)
 
 
 def carafe_downsample_softmax(
@@ -163,7 +167,7 @@ def carafe_downsample_softmax(
 
     Args:
         features: as in :func:`carafe_downsample`.
-        logits: unnormalised kernels; dtype as ``masks``.
+        logits: unnormalised kernels; dtype as ``masks`` of :func:`carafe`.
         kernel_size: as in :func:`carafe_downsample`.
         group_size: as in :func:`carafe_downsample`.
         scale_factor: as in :func:`carafe_downsample`.
@@ -179,10 +183,11 @@ def carafe_downsample_softmax(
         TypeError, ValueError: as :func:`carafe`.
 
     Example:
+        >>> import torch
         >>> carafe_downsample_softmax(torch.rand(1, 8, 5, 6), torch.rand(1, 25, 3, 3), kernel_size=5).shape
         torch.Size([1, 8, 3, 3])
     """
-    call = (kernel_size, group_size, scale_factor, True)
-    check_call(features, logits, 'logits', *call)
+    sizes = Sizes(kernel_size, group_size, scale_factor, down=True)
+    check_call(sizes, features, logits=logits)
     run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
-    return run(features, logits, *call)
+    return run(features, logits, *sizes)

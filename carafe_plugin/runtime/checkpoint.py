@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
-from carafe_plugin.ops._compat import VERSION
+from carafe_plugin.ops.compat import VERSION
 
 from .errors import UserError, notice
 

@@ -3,7 +3,7 @@
 
 from torch import Tensor
 
-from carafe_plugin.ops._checks import ints
+from carafe_plugin.ops.tensors import ints
 from carafe_plugin.upsamplers import Upsampler, fit
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, carafe_downsample
-from carafe_plugin.ops.reference import pixel_shuffle
+from carafe_plugin.ops.arguments import require_scale_factor
+from carafe_plugin.ops.tensors import adaptive_avg_pool, pixel_shuffle
 
-from .base import GuidedUpsampler, is_exporting, require_scale_factor
+from .base import GuidedUpsampler
 from .build import UPSAMPLERS
-from .sampling import pixel_centres
 
 KERNEL = 3  # side of the reassembly kernels
 WINDOW = 6  # side of the predicted convolutions
@@ -64,9 +64,9 @@ class A2U(GuidedUpsampler):
         return carafe(x, self.kernels(x, guide), KERNEL, 1, 2)
 
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """The normalised kernels (N, 9, 2*H, 2*W) that reassemble ``x``."""
+        """The masks (N, 9, 2*H, 2*W) that reassemble ``x``."""
         guide = self.match_guide(x, guide)
-        windows = self.windows(_pool(guide))  # [N, 2, 6, 6]
+        windows = self.windows(adaptive_avg_pool(guide, WINDOW))  # [N, 2, 6, 6]
         u, v = (
             F.leaky_relu(norm(_convolve(guide, window, x.shape[-2:])))
             for norm, window in zip(self.norms, windows.unbind(1), strict=True)
@@ -76,29 +76,12 @@ class A2U(GuidedUpsampler):
         return pixel_shuffle(logits, 2).sigmoid().softmax(1)
 
 
-def _convolve(guide: Tensor, window: Tensor, size: torch.Size) -> Tensor:  # [N, C, 2*H, 2*W] -> [N, C, H, W]
+def _convolve(guide: Tensor, window: Tensor, size: torch.Size) -> Tensor:  # [N, C, 2*H, 2*W] to [N, C, H, W]
     """Convolve every channel of an image with the image's own window [N, 6, 6], at stride 2.
 
-    As CARAFE++'s downsampling with one kernel for all pixels, whose centre makes it 7 x 7, a row and a column
-    of it zero: a convolution with as many groups as images has no graph that takes any number of them.
+    As CARAFE++'s downsampling with the same kernel for all pixels. Kernels have a centre, so the window is
+    made 7 x 7 by a row and a column of zeros. A convolution with a group for each image would not do: its
+    exported graph serves one number of images only.
     """
-    kernel = F.pad(window, (1, 0, 1, 0)).flatten(1)[..., None, None]
-    return carafe_downsample(guide, kernel.expand(-1, -1, *size), WINDOW + 1, 1, 2)
-
-
-def _pool(x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, 6, 6]
-    """Adaptive average pooling; in an exported graph as products with matrices, for any size."""
-    if not is_exporting():
-        return F.adaptive_avg_pool2d(x, WINDOW)
-    (columns, width), (rows, height) = pixel_centres(x[:, :1].float())
-    across = _bins(columns[..., :1, :], width)  # [N, 1, 6, W]
-    down = _bins(rows[..., :1].transpose(2, 3), height)  # [N, 1, 6, H]
-    return down.to(x.dtype) @ x @ across.to(x.dtype).transpose(2, 3)
-
-
-def _bins(centres: Tensor, size: Tensor) -> Tensor:  # [N, 1, 1, L], [N, 1, 1, 1] -> [N, 1, 6, L]
-    """Each of the six means as weights of the pixels, whose bins overlap where six does not divide them."""
-    index = torch.arange(WINDOW, dtype=centres.dtype, device=centres.device)[:, None]
-    begin, end = (index * size / WINDOW).floor(), ((index + 1) * size / WINDOW).ceil()
-    inside = ((centres > begin) & (centres < end)).to(centres.dtype)
-    return inside / inside.sum(-1, keepdim=True)
+    masks = F.pad(window, (1, 0, 1, 0)).flatten(1)[..., None, None]
+    return carafe_downsample(guide, masks.expand(-1, -1, *size), WINDOW + 1, 1, 2)

@@ -3,11 +3,11 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carafe_plugin.ops._checks import ints
+from carafe_plugin.ops.arguments import require_channels, require_positive_int
+from carafe_plugin.ops.tensors import ints, is_exporting
 
 
 class Upsampler(nn.Module):
@@ -15,7 +15,7 @@ class Upsampler(nn.Module):
 
     A subclass takes ``(in_channels, scale_factor=2, *, ...)`` with its defaults written there and nowhere
     else, and overrides :meth:`forward`. One that reads a finer map derives from :class:`GuidedUpsampler`; one
-    that merges the guide by itself overrides :meth:`fuse` as well.
+    that merges the two maps in its own way overrides :meth:`fuse` as well.
 
     Args:
         in_channels: channels of the map, kept by the upsampler.
@@ -37,7 +37,7 @@ class Upsampler(nn.Module):
         raise NotImplementedError
 
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
-        """Merge upsampled ``x`` (N, C, H, W) into ``guide`` (N, C, h, w), as a top-down path wants it."""
+        """Upsample ``x`` (N, C, H, W) and merge it with ``guide`` (N, C, h, w) by their sum."""
         require_channels('guide', guide, self.in_channels)
         return guide + fit(self(x, guide), guide.shape[-2:], self.scale_factor)
 
@@ -96,10 +96,10 @@ class GuidedUpsampler(Upsampler):
 def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
     """Give an upsampled map the size of the finer map that it joins.
 
-    A finer map of a strided stage has between s*n - (s-1) and s*n + (s-1) pixels for n coarse ones. Where it
-    is smaller (stages that round up, as in ResNet), rows and columns are cropped at the bottom and right,
-    which equals nearest interpolation to that size bit for bit. Where it is larger (stages that round down),
-    the last row and column are repeated; nearest interpolation to that size would stretch the map instead.
+    Along each axis a strided stage makes n pixels of s*n - (s-1) to s*n + (s-1) finer ones. Where the finer
+    map is smaller than s*n (stages that round up, as in ResNet), rows and columns are cropped at the bottom
+    and right, which equals nearest interpolation to that size bit for bit. Where it is larger (stages that
+    round down), the last row and column are repeated; nearest interpolation would stretch the map instead.
 
     Args:
         up: the map, already upsampled.
@@ -113,7 +113,7 @@ def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
         ValueError: the sizes differ by ``scale_factor`` or more.
     """
     height, width = size
-    # As ints: a trace, which is run at other sizes, must hold no decision on them.
+    # Plain ints, so that no decision on them is in a trace, which is run at other sizes.
     wanted, rows, columns = ints(size), *ints(up.shape[-2:])
     if not (_fits(rows, wanted[0], scale_factor) and _fits(columns, wanted[1], scale_factor)):
         raise ValueError(
@@ -130,7 +130,7 @@ def fit(up: Tensor, size: Sequence[int], scale_factor: int = 2) -> Tensor:
 
 
 def top_down(laterals: Sequence[Tensor], upsamplers: Sequence[Upsampler]) -> list[Tensor]:
-    """Merge a pyramid from its coarsest level down.
+    """Merge the levels of a pyramid, each into the next finer one, from the coarsest down.
 
     Args:
         laterals: maps (N, C, H_i, W_i) from fine to coarse.
@@ -158,55 +158,6 @@ def top_down(laterals: Sequence[Tensor], upsamplers: Sequence[Upsampler]) -> lis
                 f'{level - 1} of size {fine_size}'
             )
     return merged
-
-
-def require_positive_int(name: str, value: int) -> int:
-    """Return ``value``, or raise a TypeError or ValueError that names the argument."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f'{name} must be an int, got {value!r}')
-    if value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')
-    return value
-
-
-def require_odd_int(name: str, value: int) -> int:
-    """As :func:`require_positive_int`, for the side of a kernel that has a centre."""
-    if require_positive_int(name, value) % 2 == 0:
-        raise ValueError(f'{name} must be odd, got {value}')
-    return value
-
-
-def require_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Return ``value``, or raise a ValueError that lists what the argument may be."""
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
-    return value
-
-
-def require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> int:
-    """Return ``value``, or raise a ValueError that names both arguments."""
-    if value % require_positive_int(divisor_name, divisor):
-        raise ValueError(f'{name} must be divisible by {divisor_name}={divisor}, got {value}')
-    return value
-
-
-def require_channels(name: str, x: Tensor, channels: int) -> None:
-    """Raise a ValueError unless the map has this many channels."""
-    shape = ints(x.shape)
-    if len(shape) != 4 or shape[1] != channels:
-        raise ValueError(f'{name} must have shape (N, {channels}, H, W), got {shape}')
-
-
-def require_scale_factor(name: str, scale_factor: int, only: int) -> None:
-    """Raise a ValueError where an upsampler is defined for one ratio and another is asked for."""
-    if scale_factor != only:
-        raise ValueError(f'{name} is defined for scale_factor={only} only, got {scale_factor}')
-
-
-def is_exporting() -> bool:
-    """Whether a graph is being made that must serve sizes other than those at hand."""
-    # torch.compiler.is_exporting came after torch 2.4.
-    return torch.onnx.is_in_onnx_export() or getattr(torch.compiler, 'is_exporting', bool)()
 
 
 def _fits(upsampled: int, wanted: int, scale_factor: int) -> bool:

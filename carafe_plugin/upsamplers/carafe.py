@@ -4,9 +4,15 @@
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, carafe_softmax
-from carafe_plugin.ops.reference import pixel_shuffle
+from carafe_plugin.ops.arguments import (
+    require_choice,
+    require_divisible,
+    require_odd_int,
+    require_positive_int,
+)
+from carafe_plugin.ops.tensors import pixel_shuffle
 
-from .base import Upsampler, require_choice, require_divisible, require_odd_int, require_positive_int
+from .base import Upsampler
 from .build import UPSAMPLERS
 
 NORMALIZERS = ('softmax', 'sigmoid', 'sigmoid_normalized')
@@ -26,10 +32,10 @@ class CARAFE(Upsampler):
         up_kernel: side k of the reassembly kernels, in input pixels; odd.
         up_group: number G of channel groups, each with kernels of its own; divides C.
         encoder_kernel: side of the kernel-predicting convolution; odd. The paper takes ``up_kernel - 2``.
-        encoder_dilation: its dilation.
+        encoder_dilation: dilation of that convolution.
         compressed_channels: channels between the two convolutions; None leaves the first one out.
-        normalizer: what makes kernels of the predicted values: ``softmax`` over the entries of a kernel,
-            ``sigmoid`` of each, or ``sigmoid_normalized``, which divides those by their sum.
+        normalizer: how the predicted values become a kernel: ``softmax`` over its entries, ``sigmoid`` of
+            each, or ``sigmoid_normalized``, which divides the sigmoids by their sum.
 
     Shape:
         (N, C, H, W) to (N, C, s*H, s*W). 74,148 parameters at C = 256 and the defaults.
@@ -92,14 +98,12 @@ class CARAFE(Upsampler):
         return carafe(x, self.kernels(x), *sizes)
 
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """The normalised kernels (N, G*k*k, s*H, s*W) that reassemble ``x``."""
-        entries = pixel_shuffle(self._logits(x), self.scale_factor).unflatten(1, (self.up_group, -1))
-        if self.normalizer == 'softmax':
-            return entries.softmax(2).flatten(1, 2)
-        entries = entries.sigmoid()
+        """The masks (N, G*k*k, s*H, s*W) that reassemble ``x``: kernels after the normaliser."""
+        logits = pixel_shuffle(self._logits(x), self.scale_factor).unflatten(1, (self.up_group, -1))
+        masks = logits.softmax(2) if self.normalizer == 'softmax' else logits.sigmoid()
         if self.normalizer == 'sigmoid_normalized':
-            entries = entries / entries.sum(2, keepdim=True)
-        return entries.flatten(1, 2)
+            masks = masks / masks.sum(2, keepdim=True)
+        return masks.flatten(1, 2)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.content_encoder(self.channel_compressor(x))

@@ -4,7 +4,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Upsampler, require_odd_int
+from carafe_plugin.ops.arguments import require_odd_int
+
+from .base import Upsampler
 from .build import UPSAMPLERS
 
 

@@ -3,7 +3,9 @@
 
 from torch import Tensor, nn
 
-from .base import Upsampler, require_positive_int
+from carafe_plugin.ops.arguments import require_positive_int
+
+from .base import Upsampler
 from .build import UPSAMPLERS
 
 

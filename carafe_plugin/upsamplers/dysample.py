@@ -3,9 +3,10 @@
 
 from torch import Tensor, nn
 
-from carafe_plugin.ops.reference import pixel_shuffle
+from carafe_plugin.ops.arguments import require_choice, require_divisible
+from carafe_plugin.ops.tensors import pixel_shuffle
 
-from .base import Upsampler, require_choice, require_divisible
+from .base import Upsampler
 from .build import UPSAMPLERS
 from .sampling import sample_around_centres
 

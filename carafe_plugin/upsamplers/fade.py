@@ -5,12 +5,13 @@ Lu et al., FADE: Fusing the Assets of Decoder and Encoder for Task-Agnostic Upsa
 https://arxiv.org/abs/2207.10392; journal version with FADE-Lite, https://arxiv.org/abs/2407.13500.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe
+from carafe_plugin.ops.arguments import require_odd_int, require_positive_int
+from carafe_plugin.ops.tensors import enlarge_nearest
 
-from .base import GuidedUpsampler, fit, require_odd_int, require_positive_int
+from .base import GuidedUpsampler, fit
 from .build import UPSAMPLERS
 
 
@@ -19,12 +20,13 @@ class FADE(GuidedUpsampler):
     """Upsample with a kernel per output pixel, predicted from the map and from a finer one.
 
     Semi-shift convolution: one 3x3 convolution runs over the compressed guide and, at the input's size,
-    over the compressed map; the second result is enlarged by nearest interpolation and added. As in the
-    published code its bias counts twice. Softmax over the k*k entries, then CARAFE's reassembly of the map.
-    The convolution over the map is that code's L2H form, not the mathematically equal H2L one.
+    over the compressed map; the second result is enlarged by nearest interpolation and added to the first, so
+    that the bias counts twice, as in the published code. Softmax over the k*k entries, then CARAFE's
+    reassembly of the map. Of that code's two forms, which are mathematically equal, this is L2H: the map is
+    convolved before it is enlarged.
 
     With ``gate``, G = sigmoid(1x1 convolution of the map) at the output's size mixes the two maps, in
-    :meth:`forward` and :meth:`fuse` alike: ``G * guide + (1 - G) * upsampled``. The paper does so for
+    :meth:`forward` and :meth:`fuse` alike: ``G * guide + (1 - G) * output``. The paper does so for
     segmentation and matting; in a detector's top-down path it adds the guide instead, hence the default.
 
     Args:
@@ -88,33 +90,32 @@ class FADE(GuidedUpsampler):
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         guide = self.match_guide(x, guide)
-        up = self._upsample(x, guide)
-        return up if self.gate is None else self._mix(up, self._open(x), guide)
+        output = self._upsample(x, guide)
+        return output if self.gate is None else self._mix(output, self._open(x), guide)
 
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """The normalised kernels (N, k*k, s*H, s*W) that reassemble ``x``."""
-        logits = self.content_encoder(self.guide_compressor(self.match_guide(x, guide)))
-        return (logits + self._enlarge(self.content_encoder(self.channel_compressor(x)))).softmax(1)
+        """The masks (N, k*k, s*H, s*W) that reassemble ``x``."""
+        fine = self.content_encoder(self.guide_compressor(self.match_guide(x, guide)))
+        coarse = self.content_encoder(self.channel_compressor(x))
+        logits = fine + enlarge_nearest(coarse, self.scale_factor)
+        return logits.softmax(1)
 
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         if self.gate is None:
             return super().fuse(x, guide)
-        up, gate = self._upsample(x, self.match_guide(x, guide)), self._open(x)
+        output, gate = self._upsample(x, self.match_guide(x, guide)), self._open(x)
         size = guide.shape[-2:]
-        return self._mix(fit(up, size, self.scale_factor), fit(gate, size, self.scale_factor), guide)
+        return self._mix(fit(output, size, self.scale_factor), fit(gate, size, self.scale_factor), guide)
 
     def _upsample(self, x: Tensor, guide: Tensor) -> Tensor:
         return carafe(x, self.kernels(x, guide), self.up_kernel, 1, self.scale_factor)
 
     def _open(self, x: Tensor) -> Tensor:  # [N, 1, s*H, s*W]
-        return self._enlarge(self.gate(x)).sigmoid()
-
-    def _enlarge(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')
+        return enlarge_nearest(self.gate(x), self.scale_factor).sigmoid()
 
     @staticmethod
-    def _mix(up: Tensor, gate: Tensor, guide: Tensor) -> Tensor:
-        return gate * guide + (1 - gate) * up
+    def _mix(output: Tensor, gate: Tensor, guide: Tensor) -> Tensor:
+        return gate * guide + (1 - gate) * output
 
 
 @UPSAMPLERS.register_module('fade_lite')

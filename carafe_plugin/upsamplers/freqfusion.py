@@ -7,16 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, correlate
-from carafe_plugin.ops.reference import pixel_shuffle
-
-from .base import (
-    GuidedUpsampler,
-    fit,
+from carafe_plugin.ops.arguments import (
     require_channels,
     require_divisible,
     require_odd_int,
     require_positive_int,
 )
+from carafe_plugin.ops.tensors import pixel_shuffle
+
+from .base import GuidedUpsampler, fit
 from .build import UPSAMPLERS
 from .sampling import sample_around_centres
 
@@ -33,12 +32,14 @@ class FreqFusion(GuidedUpsampler):
     - Offsets (``feature_resample``): the upsampled map is read at points moved by the local similarities of
       both maps.
 
-    Both kernels are a softmax times a Hamming window, renormalised. The predictions are fused by the same
-    steps: the compressed guide is sharpened by kernels of its own, and predictions from the coarse map are
-    upsampled by the low-pass kernels found so far. :meth:`forward` gives the upsampled map, :meth:`fuse`
-    its sum with the sharpened guide, as in the released FPN. Borders are zero-padded, as in that code's
-    operator; its operator-free path reflects instead. Left out are its switches for leaving out parts. Its
-    class initialises the offset generator twice, last with Xavier-uniform weights; here the first stands.
+    Both kernels are a softmax times a Hamming window, renormalised. The predictions from both maps are joined
+    in the same way: the compressed guide is sharpened first, by kernels predicted from it alone, and
+    predictions from the coarse map are upsampled by the low-pass kernels found so far. :meth:`forward` gives
+    the upsampled map, :meth:`fuse` its sum with the sharpened guide, as in the released FPN.
+
+    Borders are zero-padded, as in the released code's operator; its path without that operator reflects. Its
+    switches that turn parts off are left out. Its class initialises the offset generator twice, the second
+    time with Xavier-uniform weights; here the first initialisation stands.
 
     Args:
         in_channels: channels C of the map.
@@ -47,9 +48,10 @@ class FreqFusion(GuidedUpsampler):
         lowpass_kernel: side of the low-pass kernels, in input pixels; odd.
         highpass_kernel: side of the high-pass kernels, in guide pixels; odd.
         encoder_kernel: side of the predicting convolutions; odd.
-        compressed_channels: channels that both maps are compressed to; with offsets divisible by 8, whose
-            norms have groups of 8.
-        feature_resample: read at moved points. True in the published detectors, False in the released class.
+        compressed_channels: channels that both maps are compressed to; with offsets a multiple of 8, the
+            channels in a group of the offset generator's norms.
+        feature_resample: whether the upsampled map is read at moved points. True in the published detectors,
+            False in the released class.
         feature_resample_group: number of groups of contiguous channels, each moved on its own; divides C.
 
     Shape:
@@ -113,41 +115,41 @@ class FreqFusion(GuidedUpsampler):
 
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         require_channels('guide', guide, self.in_channels)
-        up, highpass = self._upsample(x, self.match_guide(x, guide))
+        output, highpass = self._upsample(x, self.match_guide(x, guide))
         size = guide.shape[-2:]
         smooth = self._smooth(guide, fit(highpass, size, self.scale_factor))
-        return fit(up, size, self.scale_factor) + guide + (guide - smooth)
+        return fit(output, size, self.scale_factor) + guide + (guide - smooth)
 
     def lowpass_kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """The normalised kernels (N, k*k, s*H, s*W) that reassemble ``x``, before the offsets if any."""
-        return self._kernels(x, self.match_guide(x, guide))[0]
+        """The masks (N, k*k, s*H, s*W) that reassemble ``x``, before the offsets if there are any."""
+        return self._masks(x, self.match_guide(x, guide))[0]
 
     def _upsample(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        """The upsampled map, and the high-pass kernels of the guide."""
-        lowpass, highpass, compressed = self._kernels(x, guide)
-        up = self._enlarge(x, lowpass)
+        """The upsampled map, and the high-pass masks, which smooth the guide."""
+        lowpass, highpass, compressed = self._masks(x, guide)
+        output = self._reassemble(x, lowpass)
         if self.dysampler is not None:
             offsets = self.dysampler(*compressed)
-            up = sample_around_centres(up, offsets, self.scale_factor, self.dysampler.groups)
-        return up, highpass
+            output = sample_around_centres(output, offsets, self.scale_factor, self.dysampler.groups)
+        return output, highpass
 
-    def _kernels(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Low-pass and high-pass kernels, and both compressed maps, the fine one sharpened."""
+    def _masks(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Low-pass and high-pass masks, and both compressed maps, the fine one sharpened."""
         fine, coarse = self.hr_channel_compressor(guide), self.lr_channel_compressor(x)
-        highpass_fine = self.content_encoder2(fine)
-        fine = fine + (fine - self._smooth(fine, _kernels(highpass_fine, self.highpass_window)))
-        lowpass_fine = self.content_encoder(fine)
-        kernels = _kernels(lowpass_fine, self.lowpass_window)
-        lowpass = lowpass_fine + self._enlarge(self.content_encoder(coarse), kernels)
-        kernels = _kernels(lowpass, self.lowpass_window)
-        highpass = highpass_fine + self._enlarge(self.content_encoder2(coarse), kernels)
-        return kernels, _kernels(highpass, self.highpass_window), (fine, coarse)
+        highpass_logits = self.content_encoder2(fine)
+        fine = fine + (fine - self._smooth(fine, _normalise(highpass_logits, self.highpass_window)))
+        lowpass_logits = self.content_encoder(fine)
+        masks = _normalise(lowpass_logits, self.lowpass_window)
+        lowpass_logits = lowpass_logits + self._reassemble(self.content_encoder(coarse), masks)
+        masks = _normalise(lowpass_logits, self.lowpass_window)
+        highpass_logits = highpass_logits + self._reassemble(self.content_encoder2(coarse), masks)
+        return masks, _normalise(highpass_logits, self.highpass_window), (fine, coarse)
 
-    def _enlarge(self, x: Tensor, kernels: Tensor) -> Tensor:
-        return carafe(x, kernels, self.lowpass_kernel, 1, self.scale_factor)
+    def _reassemble(self, x: Tensor, masks: Tensor) -> Tensor:
+        return carafe(x, masks, self.lowpass_kernel, 1, self.scale_factor)
 
-    def _smooth(self, guide: Tensor, kernels: Tensor) -> Tensor:
-        return carafe(guide, kernels, self.highpass_kernel, 1, 1)
+    def _smooth(self, guide: Tensor, masks: Tensor) -> Tensor:
+        return carafe(guide, masks, self.highpass_kernel, 1, 1)
 
 
 class _OffsetGenerator(nn.Module):
@@ -196,6 +198,6 @@ def _log_window(side: int) -> Tensor:  # [k*k, 1, 1]
     return (window[:, None] * window).log().flatten()[:, None, None]
 
 
-def _kernels(logits: Tensor, log_window: Tensor) -> Tensor:  # [N, k*k, H, W]
-    """Softmax, times the window, renormalised, which is softmax of the sum with the window's logarithm."""
+def _normalise(logits: Tensor, log_window: Tensor) -> Tensor:  # [N, k*k, H, W]
+    """Softmax, times the window, renormalised: the softmax of the sum with the window's logarithm."""
     return (logits + log_window.to(logits.dtype)).softmax(1)

@@ -4,12 +4,12 @@
 Lu et al., Indices Matter: Learning to Index for Deep Image Matting, ICCV 2019, https://arxiv.org/abs/1908.00672.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carafe_plugin.ops.reference import pixel_shuffle
+from carafe_plugin.ops.arguments import require_scale_factor
+from carafe_plugin.ops.tensors import enlarge_nearest, pixel_shuffle
 
-from .base import GuidedUpsampler, require_scale_factor
+from .base import GuidedUpsampler
 from .build import UPSAMPLERS
 
 
@@ -22,7 +22,8 @@ class IndexNet(GuidedUpsampler):
     sigmoid, pixel-shuffle. The encoder's index, softmax of the same, belongs to a pooling step that no host
     here has. The paper's depthwise and linear variants are left out.
 
-    In training, batch norm refuses a single guide of 2 x 2 or 3 x 3 pixels, having one value per channel.
+    In training, batch norm refuses a batch of one guide of 2 x 2 or 3 x 3 pixels: it would have one value per
+    channel.
 
     Args:
         in_channels: channels of the map.
@@ -57,4 +58,4 @@ class IndexNet(GuidedUpsampler):
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         index = pixel_shuffle(self.index(self.match_guide(x, guide)).sigmoid(), 2)
-        return index.to(x.dtype) * F.interpolate(x, scale_factor=2, mode='nearest')
+        return index.to(x.dtype) * enlarge_nearest(x, 2)

@@ -4,6 +4,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from carafe_plugin.ops.tensors import enlarge_nearest
+
 from .base import Upsampler
 from .build import UPSAMPLERS
 
@@ -13,7 +15,7 @@ class NearestUpsampler(Upsampler):
     """Repeat each pixel ``scale_factor`` times along both axes."""
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')
+        return enlarge_nearest(x, self.scale_factor)
 
 
 @UPSAMPLERS.register_module('bilinear')

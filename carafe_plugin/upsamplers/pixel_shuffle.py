@@ -3,9 +3,10 @@
 
 from torch import Tensor, nn
 
-from carafe_plugin.ops.reference import pixel_shuffle
+from carafe_plugin.ops.arguments import require_odd_int
+from carafe_plugin.ops.tensors import pixel_shuffle
 
-from .base import Upsampler, require_odd_int
+from .base import Upsampler
 from .build import UPSAMPLERS
 
 

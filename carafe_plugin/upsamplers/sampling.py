@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from carafe_plugin.ops.tensors import pixel_centres
+
 
 def sample_around_centres(features: Tensor, offsets: Tensor, scale_factor: int, groups: int = 1) -> Tensor:
     """Read features at the centre of every output pixel plus an offset.
@@ -14,7 +16,7 @@ def sample_around_centres(features: Tensor, offsets: Tensor, scale_factor: int, 
 
     Args:
         features: map of any size, laid over the same area as the output.
-        offsets: in units of ``scale_factor`` output pixels, that is, of input pixels; x of all groups first.
+        offsets: in input pixels, each ``scale_factor`` output pixels wide; first x of all groups, then y.
         scale_factor: integer ratio s.
         groups: number G of groups of contiguous channels, each with offsets of its own.
 
@@ -34,25 +36,15 @@ def sample_around_centres(features: Tensor, offsets: Tensor, scale_factor: int, 
     return sample(features, grid, padding_mode='border')
 
 
-def pixel_centres(like: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Where the pixels of a map are from its top left corner (0.5, 1.5, ...) and its size, in x and in y.
-
-    Both are counted from the map itself: ONNX export by TorchScript makes a constant of ``arange``,
-    ``ones_like`` and of most sizes that are read.
-    """
-    ones = like.detach().clamp(1, 1)
-    return tuple((ones.cumsum(dim) - 0.5, ones.sum(dim, keepdim=True)[..., :1, :1]) for dim in (-1, -2))
-
-
 def sample(features: Tensor, grid: Tensor, padding_mode: str) -> Tensor:
-    """As :func:`torch.nn.functional.grid_sample` without ``align_corners``, for groups of channels.
+    """As :func:`torch.nn.functional.grid_sample` without ``align_corners``, at points of each group's own.
 
     Shape:
         ``features`` (N, C, h, w), ``grid`` (N, G, H', W', 2) in [-1, 1], x first; returns (N, C, H', W').
     """
     groups = grid.shape[1]
     split = features.unflatten(1, (groups, features.shape[1] // groups)).flatten(0, 1)
-    out = F.grid_sample(
+    values = F.grid_sample(
         split.to(grid.dtype), grid.flatten(0, 1), padding_mode=padding_mode, align_corners=False
     )
-    return out.unflatten(0, (-1, groups)).flatten(1, 2).to(features.dtype)
+    return values.unflatten(0, (-1, groups)).flatten(1, 2).to(features.dtype)

@@ -5,12 +5,13 @@ https://arxiv.org/abs/2209.12866.
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, correlate
+from carafe_plugin.ops.arguments import require_choice, require_odd_int, require_positive_int
+from carafe_plugin.ops.tensors import enlarge_nearest
 
-from .base import GuidedUpsampler, require_choice, require_odd_int, require_positive_int
+from .base import GuidedUpsampler
 from .build import UPSAMPLERS
 
 SIMILARITIES = ('inner', 'bilinear', 'gated')
@@ -18,12 +19,12 @@ SIMILARITIES = ('inner', 'bilinear', 'gated')
 
 @UPSAMPLERS.register_module('sapa')
 class SAPA(GuidedUpsampler):
-    """Upsample by kernels that are similarities between the guide's pixels and the map's around them.
+    """Upsample with kernels made of similarities between the guide's pixels and the map's around them.
 
-    Every guide pixel is compared with the k x k map pixels around it; softmax of the similarities (zero for
-    pixels outside the map) is the kernel that reassembles the map, which itself is not normalised. Guide and
-    map pass a group norm first. With g the guide, x the map and u nearest interpolation, a similarity is the
-    inner product of
+    Every guide pixel is compared with the k x k map pixels around it; the similarity with a pixel outside the
+    map is 0. Softmax of the similarities is the kernel that reassembles the map. A group norm is applied to
+    guide and map before they are compared, but not to the map that is reassembled. With g the guide, x the
+    map and u nearest interpolation, a similarity is the inner product of
 
     - ``inner`` (SAPA-I): norm(g) and norm(x), as many channels each;
     - ``bilinear`` (SAPA-B): q(norm(g)) and k(norm(x)), q and k 1x1 convolutions;
@@ -31,9 +32,9 @@ class SAPA(GuidedUpsampler):
       and the gate G = u(sigmoid(1x1 convolution of norm(x))).
 
     The group norm and 32 embedding channels are those of the released detection and segmentation code,
-    whose parameter counts are the published ones; the first release has a layer norm and 64. Where C is no
-    multiple of 32, the greatest common divisor of both is the number of groups. The gate follows released
-    code.
+    whose parameter counts are the published ones; the first release has a layer norm and 64. Where the
+    channels are no multiple of 32, the norm has as many groups as the greatest common divisor of both. The
+    gate follows the released code.
 
     Args:
         in_channels: channels C of the map.
@@ -95,15 +96,14 @@ class SAPA(GuidedUpsampler):
         return carafe(x, self.kernels(x, guide), self.up_kernel, 1, self.scale_factor)
 
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """The normalised kernels (N, k*k, s*H, s*W) that reassemble ``x``."""
+        """The masks (N, k*k, s*H, s*W) that reassemble ``x``: softmax of the similarities."""
         queries, keys = self.guide_norm(self.match_guide(x, guide)), self.norm(x)
         if self.similarity == 'gated':
-            gate = self._enlarge(self.gate(keys).sigmoid())
-            queries = gate * self.query(queries) + (1 - gate) * self._enlarge(self.self_query(x))
+            gate = enlarge_nearest(self.gate(keys).sigmoid(), self.scale_factor)
+            own = enlarge_nearest(self.self_query(x), self.scale_factor)
+            queries = gate * self.query(queries) + (1 - gate) * own
             keys = self.key(keys)
         elif self.similarity == 'bilinear':
             queries, keys = self.query(queries), self.key(keys)
-        return correlate(queries, keys, self.up_kernel, 1, self.scale_factor).softmax(1)
-
-    def _enlarge(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')
+        logits = correlate(queries, keys, self.up_kernel, 1, self.scale_factor)
+        return logits.softmax(1)

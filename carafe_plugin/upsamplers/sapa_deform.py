@@ -2,24 +2,25 @@
 """SAPA-D: Liu et al., On Point Affiliation in Feature Upsampling, 2023, https://arxiv.org/abs/2307.08198."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carafe_plugin.ops.reference import pixel_shuffle
+from carafe_plugin.ops.arguments import require_divisible, require_positive_int
+from carafe_plugin.ops.tensors import enlarge_nearest, pixel_centres, pixel_shuffle
 
-from .base import GuidedUpsampler, require_divisible, require_positive_int
+from .base import GuidedUpsampler
 from .build import UPSAMPLERS
-from .sampling import pixel_centres, sample
+from .sampling import sample
 
 
 @UPSAMPLERS.register_module('sapa_deform')
 class SAPADeform(GuidedUpsampler):
-    """SAPA whose points are predicted: each output pixel mixes the map at its own few positions.
+    """SAPA at predicted points: each output pixel is a weighted sum of the map at a few positions of its own.
 
-    A 1x1 convolution of the map predicts, for every output pixel and group, offsets from the input pixel that
-    it lies in. The map is read there bilinearly, zero outside. Softmax over the points of the inner product
-    of q(guide) and k(map at the point), both 1x1 convolutions, gives their weights. As released: no norm
-    (the published default), ``high_offset`` (offsets of each output pixel, by pixel-shuffle).
+    A 1x1 convolution of the map predicts, for every output pixel and group of channels, offsets from the
+    centre of the input pixel that it lies in. There the map is read bilinearly, zero outside. The weights are
+    a softmax, over the points, of the inner products of q(guide) and k(map at the point), q and k being 1x1
+    convolutions. As released: without a norm (the published default) and with ``high_offset``, offsets for
+    each output pixel by pixel-shuffle.
 
     Args:
         in_channels: channels C of the map.
@@ -27,7 +28,7 @@ class SAPADeform(GuidedUpsampler):
         guide_channels: channels of the finer map; None takes C.
         points: positions per output pixel and group.
         groups: number of groups of contiguous channels, each with positions of its own; divides C.
-        embedding_channels: channels of q and k, per group.
+        embedding_channels: channels of q and k in each group.
 
     Shape:
         ``x`` (N, C, H, W), ``guide`` (N, guide_channels, s*H, s*W); returns (N, C, s*H, s*W). 139,808
@@ -73,20 +74,20 @@ class SAPADeform(GuidedUpsampler):
 
         # One point at a time: all of them at once would take `points` maps of the output's size.
         weights = torch.stack([score(grid) for grid in grids], dim=2).softmax(2)
-        out = 0
+        output = 0
         for weight, grid in zip(weights.unbind(2), grids, strict=True):
             read = sample(x, grid, 'zeros').unflatten(1, (self.groups, -1))
-            out = out + weight[:, :, None] * read
-        return out.flatten(1, 2).to(x.dtype)
+            output = output + weight[:, :, None] * read
+        return output.flatten(1, 2).to(x.dtype)
 
     def _grids(self, x: Tensor) -> tuple[Tensor, ...]:  # one [N, G, s*H, s*W, 2] per point
         """Positions in [-1, 1] over the map, as :func:`sample` takes them."""
         offsets = pixel_shuffle(self.offset(x), self.scale_factor)
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         offsets = offsets.unflatten(1, (self.groups, self.points, 2))
-        # Of the input pixel that an output pixel lies in; x and y, each with the map's size.
+        # The centres of the input pixels that the output pixels lie in, and the map's size.
         along_x, along_y = (
-            (self._enlarge(centre)[:, :, None], size[:, :, None])
+            (enlarge_nearest(centre, self.scale_factor)[:, :, None], size[:, :, None])
             for centre, size in pixel_centres(x[:, :1].to(offsets.dtype))
         )
         grid = torch.stack(
@@ -97,6 +98,3 @@ class SAPADeform(GuidedUpsampler):
             dim=-1,
         )
         return grid.unbind(2)
-
-    def _enlarge(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.scale_factor, mode='nearest')

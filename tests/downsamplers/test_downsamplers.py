@@ -26,11 +26,11 @@ def test_contract(name, s):
     for size in [(6, 9), (7, 8), (1, 5)]:
         assert down(torch.rand(2, 8, *size)).shape == (2, 8, *(-(-n // s) for n in size))
     x = torch.rand(2, 8, 7, 9, requires_grad=True)
-    out = down(x)
-    torch.testing.assert_close(down(x.contiguous(memory_format=torch.channels_last)), out)
+    output = down(x)
+    torch.testing.assert_close(down(x.contiguous(memory_format=torch.channels_last)), output)
     with torch.autocast('cpu', torch.bfloat16):
-        torch.testing.assert_close(down(x.bfloat16()).float(), out, rtol=0.05, atol=0.05)
-    out.square().sum().backward()
+        torch.testing.assert_close(down(x.bfloat16()).float(), output, rtol=0.05, atol=0.05)
+    output.square().sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in (x, *down.parameters()))
     down.zero_grad()
     down(torch.rand(0, 8, 5, 7, requires_grad=True)).sum().backward()

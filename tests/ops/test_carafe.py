@@ -27,9 +27,9 @@ def test_matches_the_definition(shape, group_size, kernel_size, scale_factor, dt
     sizes = (kernel_size, group_size, scale_factor)
     features, logits, masks, expected = carafe_case(shape, *sizes)
     features, logits, masks = (LAYOUTS[layout](torch.tensor(x).to(dtype)) for x in (features, logits, masks))
-    for out in (carafe(features, masks, *sizes), carafe_softmax(features, logits, *sizes)):
-        assert out.dtype == dtype
-        torch.testing.assert_close(out.double(), torch.tensor(expected), rtol=0, atol=TOLERANCE[dtype])
+    for output in (carafe(features, masks, *sizes), carafe_softmax(features, logits, *sizes)):
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.double(), torch.tensor(expected), rtol=0, atol=TOLERANCE[dtype])
 
 
 def test_expanded_features_and_masks():
@@ -47,9 +47,9 @@ def test_gradients(kernel_size, group_size, scale_factor):
     features, logits, masks, _ = (
         torch.tensor(x, requires_grad=True) for x in carafe_case((1, 4, 2, 3), *sizes)
     )
-    for function, kernels in ((carafe, masks), (carafe_softmax, logits)):
-        assert torch.autograd.gradcheck(lambda x, w, f=function: f(x, w, *sizes), (features, kernels))
-        assert torch.autograd.gradgradcheck(lambda x, w, f=function: f(x, w, *sizes), (features, kernels))
+    for function, other in ((carafe, masks), (carafe_softmax, logits)):
+        assert torch.autograd.gradcheck(lambda x, w, f=function: f(x, w, *sizes), (features, other))
+        assert torch.autograd.gradgradcheck(lambda x, w, f=function: f(x, w, *sizes), (features, other))
 
 
 @pytest.mark.parametrize('layout', ['channels_last', 'sliced', 'transposed'])
@@ -58,8 +58,8 @@ def test_gradients_do_not_depend_on_the_layout(layout):
 
     def gradients(change):
         leaves = [features.clone().requires_grad_(), logits.clone().requires_grad_()]
-        out = carafe_softmax(*(change(x) for x in leaves), 5, 2, 2)
-        (out * torch.arange(out.numel()).view_as(out)).sum().backward()
+        output = carafe_softmax(*(change(x) for x in leaves), 5, 2, 2)
+        (output * torch.arange(output.numel()).view_as(output)).sum().backward()
         return [x.grad for x in leaves]
 
     torch.testing.assert_close(gradients(LAYOUTS[layout]), gradients(LAYOUTS['contiguous']))
@@ -77,34 +77,34 @@ def test_16_bit_inputs_are_summed_in_float32():
 
 def test_border_is_zero_and_not_renormalised():
     """A uniform kernel on ones counts the neighbours inside the map."""
-    out = carafe(torch.ones(1, 1, 4, 4), torch.full((1, 9, 8, 8), 1 / 9), 3)
+    output = carafe(torch.ones(1, 1, 4, 4), torch.full((1, 9, 8, 8), 1 / 9), 3)
     inside = torch.tensor([2, 2, 3, 3, 3, 3, 2, 2]) / 3
-    torch.testing.assert_close(out[0, 0], inside[:, None] * inside)
+    torch.testing.assert_close(output[0, 0], inside[:, None] * inside)
 
 
 def test_nan_weight_spreads_even_outside_the_map():
     """Out-of-range taps are taps on a zero: NaN * 0 is NaN, in every path."""
     masks = torch.zeros(1, 9, 4, 4)
     masks[0, 0, 0, 0] = torch.nan
-    out = carafe(torch.ones(1, 1, 2, 2), masks, 3)
-    assert out.isnan().nonzero().tolist() == [[0, 0, 0, 0]]
+    output = carafe(torch.ones(1, 1, 2, 2), masks, 3)
+    assert output.isnan().nonzero().tolist() == [[0, 0, 0, 0]]
 
 
 def test_empty_batch_keeps_the_graph():
     features = torch.rand(0, 4, 3, 5, requires_grad=True)
     weight = torch.rand(1, requires_grad=True)
-    out = carafe_softmax(features, torch.rand(0, 100, 3, 5) * weight, 5)
-    assert out.shape == (0, 4, 6, 10)
-    out.sum().backward()
+    output = carafe_softmax(features, torch.rand(0, 100, 3, 5) * weight, 5)
+    assert output.shape == (0, 4, 6, 10)
+    output.sum().backward()
     assert features.grad.shape == features.shape and weight.grad == 0
 
 
 def test_autocast_mixes_dtypes():
     features, logits, _, expected = (torch.tensor(x) for x in carafe_case((2, 4, 3, 5), 5, 1, 2))
     with torch.autocast('cpu', torch.bfloat16):
-        out = carafe_softmax(features.bfloat16(), logits.float(), 5)
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.double(), expected, rtol=0, atol=TOLERANCE[torch.bfloat16])
+        output = carafe_softmax(features.bfloat16(), logits.float(), 5)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=TOLERANCE[torch.bfloat16])
 
 
 FEATURES, MASKS = torch.rand(2, 6, 4, 5), torch.rand(2, 25, 8, 10)

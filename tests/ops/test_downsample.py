@@ -27,14 +27,14 @@ def path(request, monkeypatch):
 
 
 def make_inputs(shape, k, groups, s):
-    """Features, kernels (masks or logits) and both expected outputs."""
+    """Features, masks or logits, and both expected outputs."""
     rng = np.random.default_rng(k + groups + s)
     n, _, h, w = shape
     features = rng.standard_normal(shape)
-    kernels = rng.standard_normal((n, groups * k * k, -(-h // s), -(-w // s)))
-    probability = oracle.softmax(kernels, k, groups)
-    expected = [oracle.reassemble(features, x, k, groups, s, down=True) for x in (kernels, probability)]
-    return *map(torch.tensor, (features, kernels)), [torch.tensor(x) for x in expected]
+    other = rng.standard_normal((n, groups * k * k, -(-h // s), -(-w // s)))
+    probability = oracle.softmax(other, k, groups)
+    expected = [oracle.reassemble(features, x, k, groups, s, down=True) for x in (other, probability)]
+    return *map(torch.tensor, (features, other)), [torch.tensor(x) for x in expected]
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -44,13 +44,13 @@ def make_inputs(shape, k, groups, s):
 def test_matches_the_definition(path, kernel_size, scale_factor, dtype, layout):
     for shape, group_size in (((2, 4, 5, 6), 1), ((1, 4, 7, 2), 4), ((1, 4, 1, 1), 2)):
         call = (kernel_size, group_size, scale_factor)
-        features, kernels, expected = make_inputs(shape, *call)
-        features, kernels = (LAYOUTS[layout](x.to(dtype)) for x in (features, kernels))
+        features, other, expected = make_inputs(shape, *call)
+        features, other = (LAYOUTS[layout](x.to(dtype)) for x in (features, other))
         for function, exact in zip((carafe_downsample, carafe_downsample_softmax), expected, strict=True):
-            out = function(features, kernels, *call)
-            assert out.dtype == dtype
+            output = function(features, other, *call)
+            assert output.dtype == dtype
             atol = TOLERANCE[dtype] * max(1, exact.abs().max())
-            torch.testing.assert_close(out.double(), exact, rtol=0, atol=atol)
+            torch.testing.assert_close(output.double(), exact, rtol=0, atol=atol)
 
 
 def test_equals_a_strided_convolution():
@@ -64,18 +64,18 @@ def test_equals_a_strided_convolution():
 
 @pytest.mark.parametrize('call', [(3, 2, 2), (5, 1, 3), (1, 4, 1)], ids=str)
 def test_gradients(path, call):
-    features, kernels, _ = make_inputs((1, 4, 3, 4), *call)
+    features, other, _ = make_inputs((1, 4, 3, 4), *call)
     for function in (carafe_downsample, carafe_downsample_softmax):
-        leaves = (features.requires_grad_(), kernels.requires_grad_())
+        leaves = (features.requires_grad_(), other.requires_grad_())
         assert torch.autograd.gradcheck(lambda x, w, f=function: f(x, w, *call), leaves)
         assert torch.autograd.gradgradcheck(lambda x, w, f=function: f(x, w, *call), leaves)
 
 
 def test_empty_batch_keeps_the_graph(path):
     weight = torch.rand(1, requires_grad=True)
-    out = carafe_downsample_softmax(torch.rand(0, 4, 5, 6), torch.rand(0, 9, 3, 3) * weight, 3)
-    assert out.shape == (0, 4, 3, 3)
-    out.sum().backward()
+    output = carafe_downsample_softmax(torch.rand(0, 4, 5, 6), torch.rand(0, 9, 3, 3) * weight, 3)
+    assert output.shape == (0, 4, 3, 3)
+    output.sum().backward()
     assert weight.grad == 0
 
 
@@ -85,13 +85,13 @@ def test_compile_without_graph_break(function):
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend='aot_eager', dynamic=True)
     for height in (5, 6):
-        features, kernels, _ = make_inputs((2, 4, height, 7), 3, 2, 2)
+        features, other, _ = make_inputs((2, 4, height, 7), 3, 2, 2)
         results = []
         for run in (function, compiled):
-            leaves = [features.clone().requires_grad_(), kernels.clone().requires_grad_()]
-            out = run(*leaves, 3, 2)
-            out.square().sum().backward()
-            results.append((out, *(x.grad for x in leaves)))
+            leaves = [features.clone().requires_grad_(), other.clone().requires_grad_()]
+            output = run(*leaves, 3, 2)
+            output.square().sum().backward()
+            results.append((output, *(x.grad for x in leaves)))
         torch.testing.assert_close(*results)
 
 
@@ -111,7 +111,7 @@ def test_bad_arguments():
 
 def test_the_reference_form_upsamples_as_before():
     """One core serves both directions: at s = 1 they are the same operator."""
-    features, kernels, _ = make_inputs((1, 4, 5, 6), 3, 2, 1)
+    features, other, _ = make_inputs((1, 4, 5, 6), 3, 2, 1)
     for function in (reference.carafe, reference.carafe_softmax):
-        up, down = (function(features, kernels, 3, 2, 1, down) for down in (False, True))
+        up, down = (function(features, other, 3, 2, 1, down) for down in (False, True))
         torch.testing.assert_close(up, down, rtol=0, atol=0)

@@ -60,17 +60,17 @@ def to_onnx(model, inputs, dynamo):
         proto = program.model_proto
     else:
         file = io.BytesIO()
-        out = model(*inputs)
+        output = model(*inputs)
         names = [f'input{i}' for i in range(len(inputs))]
-        outs = [f'output{i}' for i in range(len(out) if isinstance(out, tuple) else 1)]
+        outputs = [f'output{i}' for i in range(len(output) if isinstance(output, tuple) else 1)]
         torch.onnx.export(
             model,
             inputs,
             file,
             dynamo=False,
             input_names=names,
-            output_names=outs,
-            dynamic_axes={name: {0: 'n', 2: f'h_{name}', 3: f'w_{name}'} for name in names + outs},
+            output_names=outputs,
+            dynamic_axes={name: {0: 'n', 2: f'h_{name}', 3: f'w_{name}'} for name in names + outputs},
         )
         proto = onnx.load_from_string(file.getvalue())
     assert {opset.domain for opset in proto.opset_import} == {''} and not proto.functions
@@ -87,9 +87,9 @@ def assert_onnx_equal(proto, model, *calls, **tolerance):
         with torch.no_grad():
             expected = model(*inputs)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        outs = session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
-        for out, exact in zip(outs, expected, strict=True):
-            torch.testing.assert_close(torch.from_numpy(out), exact, **tolerance)
+        outputs = session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
+        for output, exact in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(output), exact, **tolerance)
 
 
 def check_operator(name, k, groups, s, dynamo):
@@ -187,9 +187,9 @@ def test_compile_by_inductor():
         for run in (module, compiled):
             module.zero_grad()
             x = torch.rand(2, 8, height, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
-            out = run(x)
-            out.square().sum().backward()
-            results.append((out, x.grad, *(p.grad.clone() for p in module.parameters())))
+            output = run(x)
+            output.square().sum().backward()
+            results.append((output, x.grad, *(p.grad.clone() for p in module.parameters())))
         torch.testing.assert_close(*results)
 
 
@@ -200,8 +200,8 @@ def test_forward_mode(name):
     inputs = tuple(x.double() for x in operator_inputs(name, 1, 4, 3, 5, *integers))
     tangents = tuple(torch.randn_like(x) for x in inputs)
     function = Operator(name, *integers)
-    out, tangent = torch.func.jvp(function, inputs, tangents)
-    torch.testing.assert_close(out, function(*inputs))
+    output, tangent = torch.func.jvp(function, inputs, tangents)
+    torch.testing.assert_close(output, function(*inputs))
     ahead, behind = (
         function(*(x + step * t for x, t in zip(inputs, tangents, strict=True))) for step in (1e-6, -1e-6)
     )

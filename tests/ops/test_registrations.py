@@ -23,10 +23,10 @@ ops = torch.ops.carafe_plugin
 SIZES = [(3, 2, 2, False), (5, 1, 1, False), (1, 4, 3, False), (3, 1, 2, True), (5, 2, 3, True)]
 
 
-def calls(shape, sizes, layout='contiguous', dtype=torch.float64, kernel_dtype=None, device='cpu'):
+def calls(shape, sizes, layout='contiguous', dtype=torch.float64, second_dtype=None, device='cpu'):
     """Each operator's name, tensors and other arguments."""
     features, masks, logits, grad = make_inputs(shape, *sizes, dtype, layout, device=device)
-    masks, logits = masks.to(kernel_dtype or dtype), logits.to(kernel_dtype or dtype)
+    masks, logits = masks.to(second_dtype or dtype), logits.to(second_dtype or dtype)
     return [
         ('reassemble', (features, masks), sizes),
         ('correlate', (grad, features), sizes),
@@ -69,8 +69,8 @@ def test_third_order_equals_the_reference():
 @pytest.mark.parametrize('needs', [(True, False), (False, True)])
 def test_only_the_gradients_asked_for(needs):
     features, masks, logits, _ = make_inputs((1, 4, 2, 3), 3, 1, 2, False)
-    for function, kernels in ((carafe, masks), (carafe_softmax, logits)):
-        leaves = [x.clone().requires_grad_(need) for x, need in zip((features, kernels), needs, strict=True)]
+    for function, other in ((carafe, masks), (carafe_softmax, logits)):
+        leaves = [x.clone().requires_grad_(need) for x, need in zip((features, other), needs, strict=True)]
         function(*leaves, 3).sum().backward()
         assert [x.grad is not None for x in leaves] == list(needs)
 
@@ -105,13 +105,13 @@ def test_compile_without_graph_break(device, function, dynamic):
         features, masks, logits, grad = make_inputs(
             (2, 4, height, 5), 5, 2, 2, False, torch.float32, device=device
         )
-        kernels = masks if function is carafe else logits
+        other = masks if function is carafe else logits
         results = []
         for run in (function, compiled):
-            leaves = [features.clone().requires_grad_(), kernels.clone().requires_grad_()]
-            out = run(*leaves, 5, 2)
-            out.backward(grad)
-            results.append((out, *(x.grad for x in leaves)))
+            leaves = [features.clone().requires_grad_(), other.clone().requires_grad_()]
+            output = run(*leaves, 5, 2)
+            output.backward(grad)
+            results.append((output, *(x.grad for x in leaves)))
         torch.testing.assert_close(*results)
 
 
@@ -155,10 +155,10 @@ def test_flops_count_two_per_multiply_add():
     features, _, logits, _ = make_inputs((2, 4, 3, 5), 5, 2, 2, False)
     features.requires_grad_()
     with FlopCounterMode(display=False) as counter:
-        out = carafe_softmax(features, logits, 5, 2)
-        assert counter.get_total_flops() == 2 * 25 * out.numel()
-        out.sum().backward()
-    assert counter.get_total_flops() == 3 * 2 * 25 * out.numel()
+        output = carafe_softmax(features, logits, 5, 2)
+        assert counter.get_total_flops() == 2 * 25 * output.numel()
+        output.sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 25 * output.numel()
 
 
 @needs_native
@@ -209,6 +209,7 @@ BAD = [
         'scatter',
         (GRAD, MASKS, 4, 6, 5, 1, 2),
     ),
+    (r'output must have 4 dimensions, got shape \(6, 8, 10\)', 'scatter', (GRAD[0], MASKS, 4, 5, 5, 1, 2)),
     (r'masks must have shape .* = \(2, 9, 8, 10\)', 'scatter', (GRAD, MASKS, 4, 5, 3, 1, 2)),
     (
         r'grad must have shape .* = \(2, 6, 8, 10\)',

@@ -23,9 +23,9 @@ def test_sizes_and_gradients(case, scale_factor):
     channels = 18 if case.startswith('dysample-s') and scale_factor == 3 else CHANNELS
     up = build(case, channels, scale_factor)
     x, guide = inputs(up)
-    out = up(x, guide)
-    assert out.shape == (2, channels, 5 * scale_factor, 6 * scale_factor)
-    (out * torch.randn_like(out)).sum().backward()
+    output = up(x, guide)
+    assert output.shape == (2, channels, 5 * scale_factor, 6 * scale_factor)
+    (output * torch.randn_like(output)).sum().backward()
     for name, leaf in leaves(up, x, guide).items():
         assert leaf.grad.isfinite().all() and leaf.grad.any(), name
 
@@ -38,10 +38,10 @@ def test_odd_sizes_and_empty_batches_fuse(case, batch):
     for size in [(9, 11), (11, 13), (9, 12)]:
         x, _ = inputs(up, batch)
         guide = torch.randn(batch, CHANNELS, *size, requires_grad=True)
-        out = up.fuse(x, guide)
-        assert out.shape == guide.shape
+        output = up.fuse(x, guide)
+        assert output.shape == guide.shape
         up.zero_grad()
-        out.sum().backward()
+        output.sum().backward()
         grads = {name: leaf.grad for name, leaf in leaves(up, x, guide).items()}
         assert not [name for name, grad in grads.items() if grad is None]
         assert all(grad.isfinite().all() for grad in grads.values())
@@ -65,14 +65,14 @@ def test_dtypes(case, dtype):
     """The output has the dtype of the features, and the values of the float64 result within its precision."""
     up = build(case).to(dtype)
     x, guide = inputs(up, dtype=dtype)
-    out = up(x, guide)
-    out.double().square().sum().backward()
-    assert out.dtype == dtype
+    output = up(x, guide)
+    output.double().square().sum().backward()
+    assert output.dtype == dtype
     for name, leaf in leaves(up, x, guide).items():
         assert leaf.grad.dtype == dtype and leaf.grad.isfinite().all(), name
     exact = up.double()(*[t if t is None else t.double() for t in (x, guide)])
     tolerance = {torch.float64: 1e-10, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
-    error = (out.double() - exact).norm() / exact.norm()
+    error = (output.double() - exact).norm() / exact.norm()
     assert error < tolerance
 
 
@@ -92,10 +92,10 @@ def test_autocast(case, dtype, to):
     expected = up(x, guide)
     cast = [t if t is None else t.detach().to(dtype) for t in (x, guide)]
     with torch.autocast('cpu', to):
-        out = up(*cast)
+        output = up(*cast)
     if leaves(up, *cast).keys() - {'x', 'guide'}:
-        out.float().square().sum().backward()
-    assert (out.float() - expected).norm() < 4e-2 * expected.norm()
+        output.float().square().sum().backward()
+    assert (output.float() - expected).norm() < 4e-2 * expected.norm()
     assert all(p.grad.isfinite().all() for p in up.parameters())
 
 
@@ -108,8 +108,8 @@ def compiles(case, backend):
         return up.fuse(x, guide) if up.needs_guide else up(x)
 
     def with_gradients(function):
-        out = function(x, guide)
-        return out, *torch.autograd.grad(out.square().sum(), targets)
+        output = function(x, guide)
+        return output, *torch.autograd.grad(output.square().sum(), targets)
 
     expected = with_gradients(call)
     torch._dynamo.reset()

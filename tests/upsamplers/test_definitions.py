@@ -103,7 +103,7 @@ def test_carafe(normalizer, compressed_channels):
     compressed = x if compressed_channels is None else F.conv2d(x, *up.channel_compressor.parameters())
     logits = F.conv2d(compressed, *up.content_encoder.parameters(), padding=4, dilation=2).detach()
     if normalizer == 'softmax':
-        masks = torch.tensor(reference.kernels_from_logits(logits.numpy(), 3, 2, 2))
+        masks = torch.tensor(reference.masks_from_logits(logits.numpy(), 3, 2, 2))
     else:
         masks = (1 / (1 + (-torch.tensor(reference.shuffle(logits.numpy(), 2))).exp())).reshape(1, 2, 9, 8, 6)
         if normalizer == 'sigmoid_normalized':
@@ -135,12 +135,12 @@ def test_dysample(style, dyscope, s):
     offsets = offsets * scope
     if style == 'lp':
         offsets = F.pixel_shuffle(offsets, s)
-    out = up(x).detach()
+    output = up(x).detach()
     for group, row, column in [(0, 0, 0), (1, 2, 3), (0, 4 * s - 1, 3 * s - 1), (1, 5, 1)]:
         dx, dy = offsets[0, group, row, column].item(), offsets[0, 2 + group, row, column].item()
         channel = group * s * s
         expected = read(x[0, channel], (row + 0.5) / s + dy, (column + 0.5) / s + dx)
-        assert out[0, channel, row, column].item() == pytest.approx(expected.item(), rel=1e-9)
+        assert output[0, channel, row, column].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_dysample_has_the_published_groups():
@@ -153,9 +153,9 @@ def test_gum_moves_all_channels_by_one_table():
         up.offset[-1].weight.zero_()
         up.offset[-1].bias.copy_(torch.tensor([1.0, -0.5]))  # x, y in input pixels
     x, _ = maps(up)
-    out = up(x).detach()
+    output = up(x).detach()
     expected = read(x[0, 2], 5.5 / 2 - 0.5, 1.5 / 2 + 1)
-    assert out[0, 2, 5, 1].item() == pytest.approx(expected.item(), rel=1e-9)
+    assert output[0, 2, 5, 1].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize('name', ['fade', 'fade_lite'])
@@ -227,7 +227,7 @@ def test_sapa_deform():
     offsets = F.pixel_shuffle(F.conv2d(x, *up.offset.parameters()), 2)[0].detach()
     queries = F.conv2d(guide, *up.query.parameters())[0].detach()
     keys = F.conv2d(x, *up.key.parameters())[0].detach()
-    out = up(x, guide).detach()
+    output = up(x, guide).detach()
     margin = 20  # the zero border that points may fall on
     for group, row, column in [(0, 0, 0), (1, 3, 4), (0, 7, 5), (1, 6, 1)]:
         points = offsets[6 * group : 6 * group + 6, row, column].reshape(3, 2)
@@ -241,7 +241,7 @@ def test_sapa_deform():
         own = slice(2 * group, 2 * group + 2)
         scores = sum(q * read_at(k) for q, k in zip(queries[own, row, column], keys[own], strict=True))
         expected = (scores.softmax(0) * read_at(x[0, 2 * group + 1])).sum()
-        assert out[0, 2 * group + 1, row, column].item() == pytest.approx(expected.item(), rel=1e-9)
+        assert output[0, 2 * group + 1, row, column].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_indexnet():
@@ -282,8 +282,8 @@ def test_a2u():
 
 
 def windowed(logits, k):
-    kernels = logits.softmax(1) * torch.tensor(np.outer(np.hamming(k), np.hamming(k))).reshape(-1, 1, 1)
-    return kernels / kernels.sum(1, keepdim=True)
+    masks = logits.softmax(1) * torch.tensor(np.outer(np.hamming(k), np.hamming(k))).reshape(-1, 1, 1)
+    return masks / masks.sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize('feature_resample', [False, True])
@@ -343,6 +343,6 @@ def test_freqfusion_on_constants():
     """The low-pass keeps them and the high-pass finds nothing, away from the zero border."""
     up = build('freqfusion', feature_resample=False)
     x, guide = torch.full((1, 4, 9, 9), 3.0, dtype=DOUBLE), torch.full((1, 4, 18, 18), -2.0, dtype=DOUBLE)
-    up_only, fused = (out[..., 5:-5, 5:-5].detach() for out in (up(x, guide), up.fuse(x, guide)))
+    up_only, fused = (output[..., 5:-5, 5:-5].detach() for output in (up(x, guide), up.fuse(x, guide)))
     torch.testing.assert_close(up_only, torch.full_like(up_only, 3.0))
     torch.testing.assert_close(fused, torch.full_like(fused, 1.0))

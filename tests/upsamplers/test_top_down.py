@@ -19,10 +19,10 @@ def test_smaller_finer_maps_equal_nearest_interpolation(size):
 @pytest.mark.parametrize('s, height, width', [(2, 9, 8), (2, 8, 9), (3, 14, 10), (4, 19, 13)])
 def test_larger_finer_maps_repeat_the_edge(s, height, width):
     up = torch.rand(1, 2, s * 4, s * 3) if s > 2 else torch.rand(1, 2, 8, 8)
-    out = fit(up, (height, width), s)
+    output = fit(up, (height, width), s)
     rows = torch.arange(height).clamp(max=up.shape[2] - 1)
     columns = torch.arange(width).clamp(max=up.shape[3] - 1)
-    assert torch.equal(out, up[:, :, rows][..., columns])
+    assert torch.equal(output, up[:, :, rows][..., columns])
 
 
 @pytest.mark.parametrize('size', [(8, 10), (6, 8), (8, 6), (4, 8)])
