@@ -17,9 +17,11 @@ class CarafeResNet(ResNet):
 
     The stem's max-pool is replaced, and a stage of stride s starts with a downsampler in place of its strided
     convolutions, which keep their shapes: a stock checkpoint loads, the downsamplers' own weights
-    (``maxpool.*`` and ``layerN.downsampler.*``) apart. CARAFE++ reports such a backbone; where exactly its
-    downsamplers stand is not known, and this placement is ours. The 7x7 convolution keeps its stride.
-    Freezing a stage freezes its downsampler.
+    (``maxpool.*`` and ``layerN.downsampler.*``) apart. The 7x7 convolution keeps its stride. Freezing a stage
+    freezes its downsampler.
+
+    Experimental: CARAFE++ reports such a backbone, but not which layers it replaces. This placement is the
+    project's own, no published figure belongs to it, and it may change.
 
     Args:
         downsample_cfg: ``dict(type=NAME, ...)`` with NAME of :data:`carafe_plugin.downsamplers.DOWNSAMPLERS`;

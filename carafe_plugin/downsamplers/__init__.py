@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downsamplers behind one call contract and one registry. Needs torch alone; knows no host network."""
+"""CARAFE++ downwards and what it is compared with. Needs torch alone; knows no host network.
+
+Experimental: the operator is CARAFE++'s, but the registry, the ``downsample_cfg`` field and the place that
+:class:`carafe_plugin.detection.CarafeResNet` gives a downsampler are this project's, and may change.
+"""
 
 from .base import Downsampler
 from .baselines import AvgPoolDownsampler, MaxPoolDownsampler, StridedConvDownsampler
