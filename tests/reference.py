@@ -66,7 +66,7 @@ def _pad(features, radius):
 
 
 def reassemble(features, masks, k, groups, s, down=False):
-    """A, one tap at a time; equals :func:`carafe_loops` where both are defined."""
+    """One tap at a time; equals :func:`carafe_loops` where both are defined."""
     padded, output = _pad(features, k // 2), 0
     repeat = features.shape[1] // groups
     for tap, rows, columns in _taps(features.shape[2:], k, s, down):
@@ -76,7 +76,7 @@ def reassemble(features, masks, k, groups, s, down=False):
 
 
 def correlate(output, features, k, groups, s, down=False):
-    """B."""
+    """The gradient of :func:`reassemble` for its masks, where ``output`` is that of its output."""
     n, c, h, w = output.shape
     padded, masks = _pad(features, k // 2), np.zeros((n, groups * k * k, h, w))
     for tap, rows, columns in _taps(features.shape[2:], k, s, down):
@@ -86,7 +86,7 @@ def correlate(output, features, k, groups, s, down=False):
 
 
 def scatter(output, masks, height, width, k, groups, s, down=False):
-    """C."""
+    """The gradient of :func:`reassemble` for its features, where ``output`` is that of its output."""
     n, c = output.shape[:2]
     padded, r = np.zeros((n, c, height + k - 1, width + k - 1)), k // 2
     for tap, rows, columns in _taps((height, width), k, s, down):

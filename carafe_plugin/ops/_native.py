@@ -51,14 +51,14 @@ def why_not(device: str) -> str:
 
 
 def binding() -> str:
-    """How a library for this torch is bound to it."""
+    """How a library is bound to this torch, for the report on the environment."""
     if compat.VERSION >= STABLE_TORCH:
         return 'stable ABI, for torch 2.10 and later'
     return f'ATen, for torch {".".join(map(str, compat.VERSION))} alone'
 
 
 def _load(device: str) -> None:
-    # Another build of the libraries, such as the one under sanitizers, is named by its folder.
+    # CARAFE_LIBRARY_DIR is the folder of another build, such as the one under sanitizers.
     folder = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent.parent)
     # ops/build_native.py gives these names.
     suffix = '' if compat.VERSION >= STABLE_TORCH else '_torch{}_{}'.format(*compat.VERSION)

@@ -51,7 +51,7 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     members = dict(forward=forward, setup_context=setup_context, backward=backward)
     function = type(name, (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
 
-    def kernel(*args):  # less what is the default at the end
+    def kernel(*args):  # without those at the end that have their default
         return function.apply(*args, *defaults[len(args) :])
 
     _library.impl(name, kernel, 'Autograd')

@@ -11,6 +11,8 @@ from .build import UPSAMPLERS
 
 
 class _InterpolateConv(Upsampler):
+    """Interpolation by ``mode``, then a convolution."""
+
     mode: str
 
     def __init__(self, in_channels: int, scale_factor: int = 2, *, kernel_size: int = 3) -> None:
