@@ -23,6 +23,8 @@ ALLOWED = {
     '': {'ops', 'upsamplers', 'runtime'},
 }
 TORCH_ALONE = ('ops', 'upsamplers', 'downsamplers')
+# Users of MMDetection need no MMSegmentation.
+WITHOUT_MMSEG = ('detection', '_hosts')
 OUTSIDE = {'tools', 'carafe_tools', 'tests', 'benchmarks'}
 
 
@@ -51,4 +53,5 @@ def test_imports(path):
             assert target == folder or target in ALLOWED[folder], name
         else:
             assert top not in OUTSIDE, name
+            assert folder not in WITHOUT_MMSEG or top != 'mmseg', name
             assert folder not in TORCH_ALONE or top == 'torch' or top in sys.stdlib_module_names, name
