@@ -57,9 +57,11 @@ def test_one_input_without_gradient(patched):
 
 
 @pytest.mark.parametrize('reloaded', [False, True])
-def test_undone_again(patched, reloaded):
+def test_undone_again(patched, reloaded, monkeypatch):
     from carafe_plugin import mmcv_patch
 
+    # Another test may have imported it a second time.
+    monkeypatch.setitem(sys.modules, 'carafe_plugin.mmcv_patch', mmcv_patch)
     carafe_plugin.patch_mmcv()  # a second time changes nothing
     if reloaded:
         importlib.reload(mmcv_patch)
