@@ -14,6 +14,9 @@ PYTHON ?= $(or $(shell for p in $(PY) python3.11 python3.12 python3.13 python3; 
 # One thread a worker: as many workers as cores keep the machine busy already.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
+# C++ and CUDA, which clang-format keeps in one style.
+NATIVE := $(foreach folder,ops ops/cpu ops/cuda tests/ops tests/ops/cuda_emulator,$(foreach ending,h cpp cu cuh,$(wildcard $(folder)/*.$(ending))))
+
 # Beside the library that is in use, which stays as it is. ASan reports leaks of Python itself otherwise.
 SANITIZED := build/sanitize
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -61,7 +64,9 @@ matrix: setup ## Install and test in environments of other Pythons and torches (
 lint: setup ## Look for faults and formatting without changing anything
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	.venv/bin/clang-format --dry-run --Werror $(NATIVE)
 
 format: setup ## Sort imports, mend what can be mended, and format
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
+	.venv/bin/clang-format -i $(NATIVE)

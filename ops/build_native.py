@@ -33,6 +33,7 @@ KERNEL = [
     '-fno-trapping-math',
     '-Wno-psabi',  # vector types never cross an object
 ]
+# ops/cpu/select.cpp chooses among them.
 INSTRUCTION_SETS = {'baseline': []}
 if platform.machine() in ('x86_64', 'AMD64'):
     INSTRUCTION_SETS['avx2'] = ['-mavx2', '-mfma']
@@ -61,7 +62,7 @@ def native_build() -> dict:
             'ops/schema.cpp',
             'ops/host.cpp',
             'ops/cpu/host.cpp',
-            'ops/cpu/dispatch.cpp',
+            'ops/cpu/select.cpp',
             'ops/cpu/kernels.cpp',
         ],
         depends=[str(path) for path in ROOT.rglob('*.h')],
@@ -152,8 +153,8 @@ class BuildNative(build_ext):
         for source in sources:
             objects += self._compile(source, 'host', ['-O2', *COMMON, *host, key, *extra])
         for isa, flags in INSTRUCTION_SETS.items():
-            macros = [f'-DCARAFE_TABLE=kernels_{isa}', f'-DCARAFE_ISA={isa}']
-            objects += self._compile(kernels, isa, [*COMMON, *KERNEL, *flags, *macros, *extra])
+            flags = [*COMMON, *KERNEL, *flags, f'-DCARAFE_ISA={isa}', *extra]
+            objects += self._compile(kernels, isa, flags)
         if sys.platform == 'darwin':
             link = ['-undefined', 'dynamic_lookup']
         else:

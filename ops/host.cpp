@@ -8,6 +8,8 @@
 #include <string>
 #include <tuple>
 
+#include "sizes.h"
+
 namespace carafe {
 namespace {
 
@@ -19,8 +21,8 @@ std::string shape_text(const Tensor& tensor) {
 }
 
 bool is_supported(ScalarType dtype) {
-  return dtype == ScalarType::Float || dtype == ScalarType::Double ||
-      dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+      dtype == ScalarType::BFloat16;
 }
 
 void check_integers(int64_t kernel_size, int64_t group_size, int64_t scale_factor) {
@@ -30,8 +32,8 @@ void check_integers(int64_t kernel_size, int64_t group_size, int64_t scale_facto
   CARAFE_CHECK(kernel_size % 2 == 1, "kernel_size must be odd, got ", kernel_size);
   // Far beyond use, and it keeps every count below 2^63.
   CARAFE_CHECK(
-      kernel_size <= 1023 && scale_factor <= 1023,
-      "kernel_size and scale_factor must be at most 1023, got ", kernel_size, " and ", scale_factor);
+      kernel_size <= 1023 && scale_factor <= 1023, "kernel_size and scale_factor must be at most 1023, got ",
+      kernel_size, " and ", scale_factor);
 }
 
 void check_tensor(const Tensor& tensor, const char* name) {
@@ -55,8 +57,8 @@ void check_devices(const Tensor& a, const char* a_name, const Tensor& b, const c
 
 void check_groups(int64_t channels, int64_t group_size) {
   CARAFE_CHECK(
-      channels % group_size == 0,
-      "the channels of features must be divisible by group_size=", group_size, ", got ", channels);
+      channels % group_size == 0, "the channels of features must be divisible by group_size=", group_size,
+      ", got ", channels);
 }
 
 void check_shape(
@@ -68,10 +70,10 @@ void check_shape(
     int64_t height,
     int64_t width) {
   CARAFE_CHECK(
-      tensor.size(0) == batch && tensor.size(1) == channels &&
-          tensor.size(2) == height && tensor.size(3) == width,
-      name, " must have shape ", formula, " = (", batch, ", ", channels, ", ",
-      height, ", ", width, "), got ", shape_text(tensor));
+      tensor.size(0) == batch && tensor.size(1) == channels && tensor.size(2) == height &&
+          tensor.size(3) == width,
+      name, " must have shape ", formula, " = (", batch, ", ", channels, ", ", height, ", ", width, "), got ",
+      shape_text(tensor));
 }
 
 // As at::Tensor::suggest_memory_format, which the stable ABI leaves out: the
@@ -112,15 +114,14 @@ bool is_double(const Tensor& a, const Tensor& b) {
 
 Sizes sizes_of(
     const Tensor& features, int64_t kernel_size, int64_t group_size, int64_t scale_factor, bool down) {
-  return {
-      features.size(0), features.size(1), features.size(2), features.size(3),
-      kernel_size, group_size, scale_factor, down};
+  return {features.size(0), features.size(1), features.size(2), features.size(3),
+          kernel_size,      group_size,       scale_factor,     down};
 }
 
 void check_masks(const Tensor& masks, const Sizes& sizes) {
   check_shape(
-      masks, "masks", sizes.down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k, s*H, s*W)",
-      sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w());
+      masks, "masks", sizes.down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k, s*H, s*W)", sizes.batch,
+      sizes.mask_channels(), sizes.out_h(), sizes.out_w());
 }
 
 // Sizes given by features and masks (or logits), checked.
@@ -141,8 +142,8 @@ Sizes forward_sizes(
   const Sizes sizes = sizes_of(features, kernel_size, group_size, scale_factor, down);
   if (softmax)
     check_shape(
-        masks, name, down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k*s*s, H, W)",
-        sizes.batch, sizes.logit_channels(), sizes.cells(sizes.in_h), sizes.cells(sizes.in_w));
+        masks, name, down ? "(N, G*k*k, ceil(H/s), ceil(W/s))" : "(N, G*k*k*s*s, H, W)", sizes.batch,
+        sizes.logit_channels(), sizes.cells(sizes.in_h), sizes.cells(sizes.in_w));
   else
     check_masks(masks, sizes);
   return sizes;
@@ -151,8 +152,23 @@ Sizes forward_sizes(
 void check_output(const Tensor& output, const char* name, const Sizes& sizes) {
   check_tensor(output, name);
   check_shape(
-      output, name, sizes.down ? "(N, C, ceil(H/s), ceil(W/s))" : "(N, C, s*H, s*W)",
-      sizes.batch, sizes.channels, sizes.out_h(), sizes.out_w());
+      output, name, sizes.down ? "(N, C, ceil(H/s), ceil(W/s))" : "(N, C, s*H, s*W)", sizes.batch,
+      sizes.channels, sizes.out_h(), sizes.out_w());
+}
+
+Dtype dtype_of(const Tensor& tensor) {
+  const ScalarType dtype = tensor.scalar_type();
+  return dtype == ScalarType::Double  ? Dtype::kDouble
+      : dtype == ScalarType::Half     ? Dtype::kHalf
+      : dtype == ScalarType::BFloat16 ? Dtype::kBFloat16
+                                      : Dtype::kFloat;
+}
+
+TensorView make_view(const Tensor& tensor, void* data) {
+  TensorView view{{data, dtype_of(tensor)}, {}};
+  for (int d = 0; d < 4; ++d)
+    view.stride[d] = tensor.stride(d);
+  return view;
 }
 
 // A, from masks or logits.
@@ -160,11 +176,11 @@ Tensor forward(const Tensor& features, const Tensor& masks, bool softmax, const 
   Tensor output = empty_like(sizes.batch, sizes.channels, sizes.out_h(), sizes.out_w(), features);
   if (output.numel() == 0)
     return output;
-  Call call{sizes, softmax, is_double(features, masks)};
-  call.features = &features;
-  call.masks = &masks;
-  call.output = &output;
-  device::reassemble(call);
+  Problem p = make_problem(sizes, softmax, is_double(features, masks));
+  p.features = view(features);
+  p.masks = mask_view(view(masks), p);
+  p.output = mutable_view(output);
+  device::reassemble(p, features, output);
   return output;
 }
 
@@ -202,12 +218,13 @@ void correlate_into(
   if (grad_masks.numel() == 0)
     return;
   const bool wide = is_double(output, features) || is_double(grad_masks, features);
-  Call call{sizes, logits != nullptr, wide};
-  call.features = &features;
-  call.output = &output;
-  call.masks = logits;
-  call.grad_masks = &grad_masks;
-  device::correlate(call);
+  Problem p = make_problem(sizes, logits != nullptr, wide);
+  p.features = view(features);
+  p.output = view(output);
+  if (logits != nullptr)
+    p.masks = mask_view(view(*logits), p);
+  p.grad_masks = mask_view(mutable_view(grad_masks), p);
+  device::correlate(p, features, output);
 }
 
 // C.
@@ -215,11 +232,11 @@ Tensor scatter_from(const Tensor& output, const Tensor& masks, bool softmax, con
   Tensor features = empty_like(sizes.batch, sizes.channels, sizes.in_h, sizes.in_w, output);
   if (features.numel() == 0)
     return features;
-  Call call{sizes, softmax, is_double(output, masks)};
-  call.features = &features;
-  call.output = &output;
-  call.masks = &masks;
-  device::scatter(call);
+  Problem p = make_problem(sizes, softmax, is_double(output, masks));
+  p.features = mutable_view(features);
+  p.output = view(output);
+  p.masks = mask_view(view(masks), p);
+  device::scatter(p, features, output);
   return features;
 }
 
@@ -239,8 +256,7 @@ Tensor correlate(
   check_devices(features, "features", output, "output");
   const ScalarType to = dtype.value_or(output.scalar_type());
   CARAFE_CHECK(is_supported(to), "dtype must be floating-point (16, 32 or 64 bits)");
-  Tensor masks = empty_like(
-      sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w(), output, to);
+  Tensor masks = empty_like(sizes.batch, sizes.mask_channels(), sizes.out_h(), sizes.out_w(), output, to);
   correlate_into(masks, output, features, nullptr, sizes);
   return masks;
 }
@@ -261,9 +277,8 @@ Tensor scatter(
   check_groups(output.size(1), group_size);
   CARAFE_CHECK(
       height >= 0 && width >= 0, "height and width must not be negative, got ", height, " and ", width);
-  const Sizes sizes{
-      output.size(0), output.size(1), height, width,
-      kernel_size, group_size, scale_factor, down};
+  const Sizes sizes{output.size(0), output.size(1), height,       width,
+                    kernel_size,    group_size,     scale_factor, down};
   check_output(output, "output", sizes);
   check_masks(masks, sizes);
   return scatter_from(output, masks, false, sizes);
@@ -277,8 +292,7 @@ std::tuple<Tensor, Tensor> reassemble_softmax_backward(
     int64_t group_size,
     int64_t scale_factor,
     bool down) {
-  const Sizes sizes =
-      forward_sizes(features, logits, true, kernel_size, group_size, scale_factor, down);
+  const Sizes sizes = forward_sizes(features, logits, true, kernel_size, group_size, scale_factor, down);
   check_output(grad, "grad", sizes);
   check_devices(features, "features", grad, "grad");
   Tensor grad_logits = empty_like(
@@ -287,30 +301,13 @@ std::tuple<Tensor, Tensor> reassemble_softmax_backward(
   return {scatter_from(grad, logits, true, sizes), grad_logits};
 }
 
-Dtype dtype_of(const Tensor& tensor) {
-  const ScalarType dtype = tensor.scalar_type();
-  return dtype == ScalarType::Double ? Dtype::kDouble
-      : dtype == ScalarType::Half    ? Dtype::kHalf
-      : dtype == ScalarType::BFloat16 ? Dtype::kBFloat16
-                                      : Dtype::kFloat;
-}
-
-TensorView make_view(const Tensor& tensor, void* data) {
-  TensorView view{data, {}, dtype_of(tensor)};
-  for (int d = 0; d < 4; ++d)
-    view.stride[d] = tensor.stride(d);
-  return view;
-}
-
 } // namespace
 
 TensorView view(const Tensor& tensor) {
   return make_view(tensor, const_cast<void*>(tensor.const_data_ptr()));
 }
 
-TensorView mutable_view(const Tensor& tensor) {
-  return make_view(tensor, tensor.mutable_data_ptr());
-}
+TensorView mutable_view(const Tensor& tensor) { return make_view(tensor, tensor.mutable_data_ptr()); }
 
 } // namespace carafe
 

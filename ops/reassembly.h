@@ -13,19 +13,15 @@
 
 #ifdef __CUDACC__
 #define CARAFE_HD static __host__ __device__ __forceinline__
-#define CARAFE_HD_MEMBER __host__ __device__
 #define CARAFE_HD_STATIC static __host__ __device__
 #else
 // Internal linkage: each instruction set compiles its own copy, and the linker
 // must never be free to keep the AVX-512 one for everybody.
 #define CARAFE_HD static inline __attribute__((always_inline, unused))
-#define CARAFE_HD_MEMBER
 #define CARAFE_HD_STATIC static
 #endif
 
 namespace carafe {
-
-enum class Map : int32_t { kUp = 0, kDown = 1 };
 
 CARAFE_HD int64_t ceil_div(int64_t a, int64_t b) { // b > 0, any sign of a
   return a >= 0 ? (a + b - 1) / b : -(-a / b);
@@ -35,35 +31,15 @@ CARAFE_HD int64_t floor_div(int64_t a, int64_t b) { // b > 0, any sign of a
   return a >= 0 ? a / b : -((-a + b - 1) / b);
 }
 
-// Output pixels of one cell, along one axis.
-template <Map map>
-CARAFE_HD int64_t phases(int64_t scale_factor) {
-  return map == Map::kUp ? scale_factor : 1;
-}
-
-// Distance of the centres of neighbouring cells in the features.
-template <Map map>
-CARAFE_HD int64_t centre_step(int64_t scale_factor) {
-  return map == Map::kUp ? 1 : scale_factor;
-}
-
-// Cells along an axis on which the features have `size` pixels.
-template <Map map>
-CARAFE_HD int64_t cells(int64_t size, int64_t scale_factor) {
-  return map == Map::kUp ? size : ceil_div(size, scale_factor);
-}
-
 // Feature coordinate that tap `tap` (0 .. k-1) of a cell reads; it may lie
 // outside the map, where the features are zero.
-CARAFE_HD int64_t
-tap_position(int64_t cell, int64_t step, int64_t tap, int64_t radius) {
+CARAFE_HD int64_t tap_position(int64_t cell, int64_t step, int64_t tap, int64_t radius) {
   return cell * step + tap - radius;
 }
 
 // The tap with which `cell` reads feature coordinate `position`; outside
 // 0 .. k-1 where it does not.
-CARAFE_HD int64_t
-tap_at(int64_t position, int64_t cell, int64_t step, int64_t radius) {
+CARAFE_HD int64_t tap_at(int64_t position, int64_t cell, int64_t step, int64_t radius) {
   return position - cell * step + radius;
 }
 
@@ -77,14 +53,12 @@ CARAFE_HD int64_t last_cell(int64_t position, int64_t step, int64_t radius) {
 }
 
 // Channel of the masks [N, G*k*k, H', W'] that holds entry `entry` of `group`.
-CARAFE_HD int64_t
-mask_channel(int64_t group, int64_t entries, int64_t entry) {
+CARAFE_HD int64_t mask_channel(int64_t group, int64_t entries, int64_t entry) {
   return group * entries + entry;
 }
 
 // Channel of the logits [N, G*k*k*p*p, cells] (order of pixel_shuffle).
-CARAFE_HD int64_t
-logit_channel(int64_t mask_channel, int64_t phases, int64_t row, int64_t column) {
+CARAFE_HD int64_t logit_channel(int64_t mask_channel, int64_t phases, int64_t row, int64_t column) {
   return (mask_channel * phases + row) * phases + column;
 }
 

@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of a tensor of any dtype and stride to and from the accumulation type.
-// Included by kernels.cpp only, inside its anonymous namespace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../tensor_view.h"
+#include "vector.h"
+
+namespace carafe::CARAFE_ISA {
+namespace {
 
 struct Half {
   uint16_t bits;
@@ -17,9 +26,7 @@ constexpr int kWide = kLanes<float>;
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t Shorts __attribute__((vector_size(kVectorBytes / 2)));
 
-CARAFE_INLINE Vec<float> widen(Words raw, BFloat16) {
-  return bits<Vec<float>>(raw << 16);
-}
+CARAFE_INLINE Vec<float> widen(Words raw, BFloat16) { return bits<Vec<float>>(raw << 16); }
 CARAFE_INLINE Vec<float> widen(Words raw, Half) {
   const Words magnitude = (raw & 0x7fff) << 13;
   const Vec<float> scaled = bits<Vec<float>>(magnitude) * 0x1p112f; // subnormals too
@@ -31,12 +38,10 @@ CARAFE_INLINE Vec<float> widen(Words raw, Half) {
 #if defined(__AVX512BF16__)
 constexpr bool kDots = true;
 CARAFE_INLINE Vec<float> dot(Vec<float> sum, Vec<float> a, Vec<float> b) {
-  return bits<Vec<float>>(
-      _mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
+  return bits<Vec<float>>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
 }
 CARAFE_INLINE Tail<float> dot(Tail<float> sum, Tail<float> a, Tail<float> b) {
-  return bits<Tail<float>>(
-      _mm256_dpbf16_ps(bits<__m256>(sum), bits<__m256bh>(a), bits<__m256bh>(b)));
+  return bits<Tail<float>>(_mm256_dpbf16_ps(bits<__m256>(sum), bits<__m256bh>(a), bits<__m256bh>(b)));
 }
 #else
 constexpr bool kDots = false;
@@ -66,8 +71,7 @@ CARAFE_INLINE Words narrow(Vec<float> value, Half) {
   const Words magnitude = raw & 0x7fffffff;
   const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   // Adding 0.5 aligns a subnormal's bits, and rounds them, in one addition.
-  const Words subnormal =
-      bits<Words>(bits<Vec<float>>(magnitude) + 0.5f) - bits<uint32_t>(0.5f);
+  const Words subnormal = bits<Words>(bits<Vec<float>>(magnitude) + 0.5f) - bits<uint32_t>(0.5f);
   const Words small = Words(magnitude < (113u << 23));
   const Words large = Words(magnitude >= 0x477ff000u);
   const Words nan = Words(magnitude > 0x7f800000u);
@@ -160,7 +164,7 @@ CARAFE_INLINE int64_t element_size(Dtype dtype) {
 }
 
 template <typename Acc>
-CARAFE_INLINE bool is_dense(const TensorView& tensor, int64_t stride) {
+CARAFE_INLINE bool is_dense(const Elements& tensor, int64_t stride) {
   return stride == 1 && tensor.dtype == (sizeof(Acc) == 4 ? Dtype::kFloat : Dtype::kDouble);
 }
 
@@ -282,7 +286,7 @@ CARAFE_INLINE void copy_fresh_row(float* target, const float* source, int64_t co
 template <typename Acc>
 void load_row(
     Acc* target, // [count]
-    const TensorView& tensor,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride,
     int64_t count) {
@@ -306,7 +310,7 @@ void load_row(
 // tensor[offset + i * stride] = source[i]
 template <typename Acc>
 void store_row(
-    const TensorView& tensor,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride,
     const Acc* source, // [count]
@@ -327,3 +331,6 @@ void store_row(
       return store_elements((BFloat16*)data + offset, source, stride, count);
   }
 }
+
+} // namespace
+} // namespace carafe::CARAFE_ISA

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensors to and from packed rows. All layout questions end here: what the
 // kernels see is aligned, dense, zero-padded and one phase a vector.
-// Included by kernels.cpp only, inside its anonymous namespace.
+#pragma once
+
+#include "convert.h"
+#include "kernels.h"
+
+namespace carafe::CARAFE_ISA {
+namespace {
 
 template <typename Acc>
 CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
@@ -11,18 +17,17 @@ CARAFE_INLINE void fill_zero(Acc* target, int64_t count) {
 // Whether rows come from beyond the near caches, so that it pays to ask for them
 // while something else computes. (Always inline: GCC drops the call of a function
 // that does nothing but ask.)
-CARAFE_INLINE bool asks_ahead(const Params& p) {
-  return p.batch * p.channels * p.cells_h * p.cells_w * p.phases * p.phases *
-      element_size(p.output.dtype) > (8 << 20);
+CARAFE_INLINE bool asks_ahead(const Problem& p) {
+  constexpr int64_t kNear = 8 << 20; // bytes of output: below it asking cost 3 to 10 % (NOTES.md)
+  return p.batch * p.channels * output_pixels(p) * element_size(p.output.dtype) > kNear;
 }
 
 // Asks for a row that will be read, or written, soon. Nothing is asked of a strided one.
 template <bool write>
-CARAFE_INLINE void
-prefetch_row(const TensorView& tensor, int64_t offset, int64_t stride, int64_t count) {
+CARAFE_INLINE void prefetch_row(const Elements& tensor, int64_t offset, int64_t stride, int64_t count) {
   const int64_t size = element_size(tensor.dtype);
   const char* row = (const char*)tensor.data + offset * size;
-  for (int64_t byte = 0; stride == 1 && byte < count * size; byte += 64)
+  for (int64_t byte = 0; stride == 1 && byte < count * size; byte += kCacheLine)
     __builtin_prefetch(row + byte, write, 2); // as far as L2
 }
 
@@ -65,8 +70,7 @@ CARAFE_INLINE void store_pair(
     if constexpr (lanes == Lanes::kFirst)
       store_part((float*)target, bits<Vec<float>>(pair), count);
     else
-      __builtin_memcpy(
-          target + skipped, (const Out*)&pair + skipped, sizeof pair - skipped * sizeof(Out));
+      __builtin_memcpy(target + skipped, (const Out*)&pair + skipped, sizeof pair - skipped * sizeof(Out));
   } else {
     Vec<Acc> low, high;
     interleave<Acc>(even, odd, low, high, AllLanes<Acc>{});
@@ -89,50 +93,50 @@ template <typename Acc>
 void load_channels(
     Acc* target, // [lanes, lanes], channels channel_stride apart
     int64_t channel_stride,
-    const TensorView& tensor,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride,
     int64_t begin,
     int64_t end) {
   constexpr int n = kLanes<Acc>;
-  Vec<Acc> block[n];
+  Vec<Acc> rows[n];
   if (begin == 0 && end == n && is_dense<Acc>(tensor, 1)) {
     const Acc* source = (const Acc*)tensor.data + offset;
     CARAFE_UNROLL
     for (int i = 0; i < n; ++i)
-      block[i] = load(source + i * stride);
+      rows[i] = load(source + i * stride);
   } else {
     for (int i = 0; i < n; ++i) {
       Acc channels[n] = {};
       if (i >= begin && i < end)
         load_row(channels, tensor, offset + i * stride, 1, n);
-      block[i] = load(channels);
+      rows[i] = load(channels);
     }
   }
-  transpose<Acc>(block);
+  transpose<Acc>(rows);
   CARAFE_UNROLL
   for (int i = 0; i < n; ++i)
-    store(target + i * channel_stride, block[i]);
+    store(target + i * channel_stride, rows[i]);
 }
 
 // The way back, for the first `count` pixels.
 template <typename Acc>
 void store_channels(
-    const TensorView& tensor,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride,
     const Acc* source, // [lanes, lanes], channels channel_stride apart
     int64_t channel_stride,
     int64_t count) {
   constexpr int n = kLanes<Acc>;
-  Vec<Acc> block[n];
+  Vec<Acc> rows[n];
   CARAFE_UNROLL
   for (int i = 0; i < n; ++i)
-    block[i] = load(source + i * channel_stride);
-  transpose<Acc>(block);
+    rows[i] = load(source + i * channel_stride);
+  transpose<Acc>(rows);
   for (int i = 0; i < n && i < count; ++i) {
     Acc channels[n];
-    store(channels, block[i]);
+    store(channels, rows[i]);
     store_row(tensor, offset + i * stride, 1, channels, n);
   }
 }
@@ -155,25 +159,25 @@ CARAFE_INLINE bool has_tail(int64_t count) {
 }
 
 // channels_last: `channels` of each of `count` pixels, at least a vector of them, from
-// or to packed blocks of lanes of pixels, the last block first (see unpack_weights). The last
+// or to packed vectors of pixels, the last one first (see unpack_masks). The last
 // vector of channels overlaps, too.
 template <bool to_tensor, typename T>
 void move_channels(
-    T* packed, // [blocks, channels, lanes], block_stride and channel_stride apart
-    int64_t block_stride,
+    T* packed, // [vectors, channels, lanes], vector_stride and channel_stride apart
+    int64_t vector_stride,
     int64_t channel_stride,
-    const TensorView& tensor,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride, // of a pixel
     int64_t channels,
     int64_t count) {
   constexpr int n = kLanes<T>;
-  for (int64_t block = (count - 1) / n; block >= 0; --block) {
-    const int64_t pixel = vector_start<T>(block * n, count);
+  for (int64_t vector = (count - 1) / n; vector >= 0; --vector) {
+    const int64_t pixel = vector_start<T>(vector * n, count);
     const int64_t pixels = count - pixel < n ? count - pixel : n;
     for (int64_t first = 0; first < channels; first += n) {
       const int64_t c = vector_start<T>(first, channels), at = offset + pixel * stride + c;
-      T* lanes = packed + block * block_stride + c * channel_stride;
+      T* lanes = packed + vector * vector_stride + c * channel_stride;
       if constexpr (to_tensor)
         store_channels(tensor, at, stride, lanes, channel_stride, pixels);
       else
@@ -185,15 +189,15 @@ void move_channels(
 // A dense row of `count` cells of two pixels to vectors of one phase.
 template <typename Acc, typename S>
 CARAFE_INLINE void pack_pairs(
-    Acc* target, // [blocks, 2, lanes], blocks block_stride apart
-    int64_t block_stride,
+    Acc* target, // [vectors, 2, lanes], vector_stride apart
+    int64_t vector_stride,
     const S* source,
     int64_t count,
     int64_t ahead) { // offset of the row that is packed next, for the prefetch
   constexpr int n = kLanes<Acc>;
   int64_t cell = 0;
-  for (; cell + n <= count; cell += n, target += block_stride) {
-    for (int byte = 0; byte < 2 * n * int(sizeof(S)); byte += 64)
+  for (; cell + n <= count; cell += n, target += vector_stride) {
+    for (int byte = 0; byte < 2 * n * int(sizeof(S)); byte += kCacheLine)
       __builtin_prefetch((const char*)(source + 2 * cell + ahead) + byte);
     load_pair(target, source + 2 * cell);
   }
@@ -204,13 +208,13 @@ CARAFE_INLINE void pack_pairs(
 }
 
 // A row of `count` cells, `phases` pixels each, from `offset` on, as vectors of
-// one phase: target[block * block_stride + phase * lanes + lane]. Lanes past
+// one phase: target[vector * vector_stride + phase * lanes + lane]. Lanes past
 // the last cell become zero.
 template <typename Acc>
 CARAFE_INLINE void pack_phases(
     Acc* target,
-    int64_t block_stride,
-    const TensorView& tensor,
+    int64_t vector_stride,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride, // of a pixel
     int64_t phases,
@@ -219,25 +223,25 @@ CARAFE_INLINE void pack_phases(
     Acc* row) { // scratch [ceil(count / lanes) * lanes * phases]
   constexpr int n = kLanes<Acc>;
   if (phases == 2 && is_dense<Acc>(tensor, stride))
-    return pack_pairs(target, block_stride, (const Acc*)tensor.data + offset, count, ahead);
+    return pack_pairs(target, vector_stride, (const Acc*)tensor.data + offset, count, ahead);
   if constexpr (sizeof(Acc) == 4)
     if (phases == 2 && stride == 1) {
       if (tensor.dtype == Dtype::kBFloat16)
-        return pack_pairs(target, block_stride, (const BFloat16*)tensor.data + offset, count, ahead);
+        return pack_pairs(target, vector_stride, (const BFloat16*)tensor.data + offset, count, ahead);
       if (tensor.dtype == Dtype::kHalf)
-        return pack_pairs(target, block_stride, (const Half*)tensor.data + offset, count, ahead);
+        return pack_pairs(target, vector_stride, (const Half*)tensor.data + offset, count, ahead);
     }
   load_row(row, tensor, offset, stride, count * phases);
   fill_zero(row + count * phases, (ceil_div(count, n) * n - count) * phases);
-  for (int64_t first = 0; first < count; first += n, target += block_stride) {
-    const Acc* block = row + vector_start<Acc>(first, count) * phases;
+  for (int64_t first = 0; first < count; first += n, target += vector_stride) {
+    const Acc* pixels = row + vector_start<Acc>(first, count) * phases;
     if (phases == 2) {
-      load_pair(target, block);
+      load_pair(target, pixels);
       continue;
     }
     for (int64_t phase = 0; phase < phases; ++phase)
       for (int lane = 0; lane < n; ++lane)
-        target[phase * n + lane] = block[lane * phases + phase];
+        target[phase * n + lane] = pixels[lane * phases + phase];
   }
 }
 
@@ -260,7 +264,7 @@ CARAFE_INLINE void unpack_vectors(
 // The same into a tensor, for `count` <= lanes cells.
 template <typename Acc>
 void unpack_phases(
-    const TensorView& tensor,
+    const Elements& tensor,
     int64_t offset,
     int64_t stride, // of a pixel
     const Acc* source, // [phases, lanes]
@@ -276,7 +280,7 @@ void unpack_phases(
 // Widths of packed feature rows. Tap column b of cell lane l is element
 // tap_offset(b) + l: the columns of one residue modulo `step` lie together.
 template <typename Acc>
-CARAFE_INLINE int64_t plane_width(const Params& p, int64_t cells) {
+CARAFE_INLINE int64_t plane_width(const Problem& p, int64_t cells) {
   const int64_t lanes = ceil_div(cells, kLanes<Acc>) * kLanes<Acc>;
   return ceil_div(lanes + (p.kernel_size - 1) / p.step, kLanes<Acc>) * kLanes<Acc>;
 }
@@ -293,7 +297,7 @@ void pack_feature_rows(
     Acc* target, // [channels, channel_stride], of which [rows, step, plane] are packed
     int64_t channel_stride,
     int64_t plane,
-    const Params& p,
+    const Problem& p,
     int64_t image,
     int64_t channel,
     int64_t channels,
@@ -314,8 +318,7 @@ void pack_feature_rows(
     end = end < plane ? end : plane;
     if (begin >= end)
       continue;
-    const int64_t offset = image * stride[0] + channel * stride[1] + y * stride[2] +
-        origin * stride[3];
+    const int64_t offset = image * stride[0] + channel * stride[1] + y * stride[2] + origin * stride[3];
     Acc* to = target + residue * plane;
     int64_t c = 0;
     if (stride[1] == 1) // channels_last
@@ -331,8 +334,7 @@ void pack_feature_rows(
       for (; c < channels; ++c)
         for (int64_t a = first_row; a < last_row; ++a)
           copy_row(
-              to + c * channel_stride + a * width + begin, from + c * stride[1] + a * stride[2],
-              end - begin);
+              to + c * channel_stride + a * width + begin, from + c * stride[1] + a * stride[2], end - begin);
     }
     for (; c < channels; ++c)
       for (int64_t a = first_row; a < last_row; ++a)
@@ -344,7 +346,7 @@ void pack_feature_rows(
 
 // Asks for rows that pack_feature_rows will read for some of its channels.
 CARAFE_INLINE void prefetch_features(
-    const Params& p,
+    const Problem& p,
     int64_t image,
     int64_t channel,
     int64_t channels,
@@ -360,20 +362,9 @@ CARAFE_INLINE void prefetch_features(
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t a = y < 0 ? -y : 0; a < rows && y + a < p.in_h; ++a)
       prefetch_row<false>(
-          p.features,
-          image * stride[0] + (channel + c) * stride[1] + (y + a) * stride[2] + begin * stride[3],
+          p.features, image * stride[0] + (channel + c) * stride[1] + (y + a) * stride[2] + begin * stride[3],
           stride[3], end - begin);
 }
 
-// Hands out parts of a thread's scratch; with no base it only counts.
-struct Arena {
-  uintptr_t base;
-  size_t used = 0;
-
-  template <typename T>
-  T* take(int64_t count) {
-    T* part = (T*)(base + used);
-    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    return part;
-  }
-};
+} // namespace
+} // namespace carafe::CARAFE_ISA

@@ -1,58 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 // A for features and output in channels_last: lanes are channels, and each
-// weight is one number for all of them. Weights are packed as for the other
+// weight is one number for all of them. Masks are packed as for the other
 // layout (their lanes are cells); features are copied, zero-padded, with the
 // channels of a register block together, so that no tap needs a border test.
-// Included by kernels.cpp only, inside its anonymous namespace.
+#pragma once
+
+#include "masks.h"
+#include "plan.h"
+
+namespace carafe::CARAFE_ISA {
+namespace {
 
 template <typename Acc>
 struct ReassembleLast {
   static constexpr int n = kLanes<Acc>;
   static constexpr int kVectors = kManyRegisters ? 4 : 2; // of a register block
   static constexpr int64_t kRows = 4; // of cells, that share packed features
-
-  // A group of fewer channels than lanes is quicker with cells as lanes.
-  static bool serves(const Params& p) {
-    return p.features.stride[1] == 1 && p.output.stride[1] == 1 && p.channels / p.groups >= n;
-  }
+  static constexpr int64_t kColumnBytes = 512 << 10; // of masks and features of a tile: they stay in L2
+  static constexpr int64_t kLeastBlocks = 4; // register blocks of channels in a split
 
   struct Scratch {
     int64_t columns; // packed feature columns
-    Acc *weights, *features, *pixel, *row;
+    Acc *masks, *features, *pixel, *row;
 
-    Scratch(const Params& p, Arena& arena) {
-      const int64_t lanes = ceil_div(p.tile_w, n) * n;
-      const int64_t entries = p.kernel_size * p.kernel_size;
-      const int64_t rows = (p.chunk_h - 1) * p.step + p.kernel_size;
-      columns = (p.tile_w - 1) * p.step + p.kernel_size;
-      weights = arena.take<Acc>(p.chunk_h * (lanes / n) * weight_block_size<Acc>(p));
+    Scratch(const Problem& p, const Plan& plan, Arena& arena) {
+      const int64_t lanes = ceil_div(plan.tile_w, n) * n;
+      const int64_t entries = mask_entries(p);
+      const int64_t rows = (plan.chunk_h - 1) * p.step + p.kernel_size;
+      columns = (plan.tile_w - 1) * p.step + p.kernel_size;
+      masks = arena.take<Acc>(plan.chunk_h * (lanes / n) * mask_vector_size<Acc>(p));
       features = arena.take<Acc>(rows * columns * kVectors * n);
       pixel = arena.take<Acc>(kVectors * n);
       row = arena.take<Acc>(entries * padded_phases(p) + lanes * p.phases);
     }
   };
 
-  static void plan(Params& p, int64_t threads) {
-    const int64_t acc = sizeof(Acc), rows = kRows < p.cells_h ? kRows : p.cells_h;
-    const int64_t weights = rows * weight_block_size<Acc>(p) / n * acc;
-    const int64_t features =
-        ((rows - 1) * p.step + p.kernel_size) * p.step * kVectors * n * acc;
-    plan_columns<Acc>(p, p.cells_w, 512 << 10, weights + features);
-    plan_rows(p, p.cells_h, kRows, threads);
-    plan_splits(p, threads, 4 * kVectors * n);
-    p.items = p.batch * p.chunks * p.tiles * p.groups * p.splits;
-    p.item_work = p.chunk_h * p.tile_w * p.split_channels * p.phases * p.phases *
-        p.kernel_size * p.kernel_size;
-    Arena arena{0};
-    Scratch scratch(p, arena);
-    p.scratch_bytes = arena.used;
+  static Plan plan(const Problem& p, int64_t threads) {
+    const int64_t rows = kRows < p.cells_h ? kRows : p.cells_h;
+    const int64_t feature_bytes = ((rows - 1) * p.step + p.kernel_size) * p.step * kVectors * kVectorBytes;
+    Plan plan{};
+    plan_columns<Acc>(plan, p.cells_w, kColumnBytes, rows * mask_cell_bytes<Acc>(p) + feature_bytes);
+    plan_rows(plan, p, p.cells_h, kRows, threads);
+    plan_splits(plan, p, threads, kLeastBlocks * kVectors * n);
+    plan_items<Scratch>(plan, p, p.phases * p.phases * mask_entries(p));
+    return plan;
   }
 
   // One cell, V vectors of channels, P phases of all. K > 0 fixes the kernel size.
   template <int K, int V, int P>
-  CARAFE_INLINE void block(
+  CARAFE_INLINE void register_block(
       const Acc* features, // [rows, columns, V * lanes], from the first tap on
-      const Acc* weights, // [k * k, padded phases, lanes], from the cell's lane on
+      const Acc* masks, // [k * k, padded phases, lanes], from the cell's lane on
       int64_t kernel_size,
       int64_t row_stride,
       int64_t padded,
@@ -61,7 +59,7 @@ struct ReassembleLast {
     Vec<Acc> sum[P][V] = {};
     for (int64_t a = 0; a < k; ++a) {
       const Acc* tap = features + a * row_stride;
-      for (int64_t b = 0; b < k; ++b, tap += V * n, weights += padded * n) {
+      for (int64_t b = 0; b < k; ++b, tap += V * n, masks += padded * n) {
         Vec<Acc> feature[V];
         CARAFE_UNROLL
         for (int v = 0; v < V; ++v) {
@@ -70,7 +68,7 @@ struct ReassembleLast {
         }
         CARAFE_UNROLL
         for (int phase = 0; phase < P; ++phase) {
-          Vec<Acc> weight = splat<Acc>(weights[phase * n]);
+          Vec<Acc> weight = splat<Acc>(masks[phase * n]);
           CARAFE_IN_REGISTER(weight);
           CARAFE_UNROLL
           for (int v = 0; v < V; ++v)
@@ -79,26 +77,27 @@ struct ReassembleLast {
       }
     }
     CARAFE_UNROLL
-    for (int phase = 0; phase < P; ++phase)
+    for (int phase = 0; phase < P; ++phase) {
       CARAFE_UNROLL
       for (int v = 0; v < V; ++v)
         result[phase][v] = sum[phase][v];
+    }
   }
 
-  static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
+  static void run(const Problem& p, const Plan& plan, int64_t begin, int64_t end, void* memory) {
     Arena arena{uintptr_t(memory)};
-    const Scratch scratch(p, arena);
+    const Scratch scratch(p, plan, arena);
     for (int64_t index = begin; index < end; ++index)
-      run_item(p, item_at(p, index), scratch);
+      run_item(p, item_at(p, plan, index), scratch);
   }
 
-  static void run_item(const Params& p, const Item& item, const Scratch& s) {
+  static void run_item(const Problem& p, const Item& item, const Scratch& s) {
     const int64_t rows = item.last_row - item.first_row;
-    const int64_t row_size = ceil_div(item.columns, n) * weight_block_size<Acc>(p);
+    const int64_t row_size = ceil_div(item.columns, n) * mask_vector_size<Acc>(p);
     for (int64_t row = 0; row < rows; ++row)
-      pack_weights(
-          s.weights + row * row_size, p, item.image, item.group, item.first_row + row,
-          item.first_column, item.columns, s.row);
+      pack_masks(
+          s.masks + row * row_size, p, item.image, item.group, item.first_row + row, item.first_column,
+          item.columns, s.row);
     for (int64_t channel = item.first_channel; channel < item.last_channel;) {
       const int64_t rest = item.last_channel - channel;
       const int64_t count = rest < kVectors * n ? rest : kVectors * n;
@@ -114,18 +113,14 @@ struct ReassembleLast {
   }
 
   template <int V>
-  static void run_channels(
-      const Params& p,
-      const Item& item,
-      const Scratch& s,
-      int64_t channel,
-      int64_t count) {
+  static void
+  run_channels(const Problem& p, const Item& item, const Scratch& s, int64_t channel, int64_t count) {
     const int64_t rows = (item.last_row - item.first_row - 1) * p.step + p.kernel_size;
     for (int64_t a = 0; a < rows; ++a)
       pack_row<V>(
           s.features + a * s.columns * V * n, p, item, channel, count,
           tap_position(item.first_row, p.step, a, p.kernel_size / 2));
-    switch (phase_block(p)) {
+    switch (phases_at_once(p)) {
       case 1:
         return run_phases<0, V, 1>(p, item, s, channel, count);
       case 3:
@@ -141,7 +136,7 @@ struct ReassembleLast {
   template <int V>
   static void pack_row(
       Acc* target, // [columns, V * lanes]
-      const Params& p,
+      const Problem& p,
       const Item& item,
       int64_t channel,
       int64_t count,
@@ -170,7 +165,7 @@ struct ReassembleLast {
 
   // Asks for most of what pack_row will read of the next channels, a share for each cell.
   CARAFE_INLINE void
-  prefetch_share(const Params& p, const Item& item, int64_t channel, int64_t row, int64_t cell) {
+  prefetch_share(const Problem& p, const Item& item, int64_t channel, int64_t row, int64_t cell) {
     const int64_t* stride = p.features.stride;
     const int64_t radius = p.kernel_size / 2, rows = item.last_row - item.first_row;
     const int64_t used = (rows - 1) * p.step + p.kernel_size;
@@ -182,19 +177,15 @@ struct ReassembleLast {
         continue;
       const char* source = (const char*)p.features.data +
           (item.image * stride[0] + channel + y * stride[2] + x * stride[3]) * size;
-      for (int64_t byte = 0; byte < kVectors * n * size; byte += 64)
+      for (int64_t byte = 0; byte < kVectors * n * size; byte += kCacheLine)
         __builtin_prefetch(source + byte, 0, 2);
     }
   }
 
   template <int K, int V, int P>
-  static void run_phases(
-      const Params& p,
-      const Item& item,
-      const Scratch& s,
-      int64_t channel,
-      int64_t count) {
-    const int64_t padded = padded_phases(p), size = weight_block_size<Acc>(p);
+  static void
+  run_phases(const Problem& p, const Item& item, const Scratch& s, int64_t channel, int64_t count) {
+    const int64_t padded = padded_phases(p), size = mask_vector_size<Acc>(p);
     const int64_t row_stride = s.columns * V * n;
     const int64_t vectors = ceil_div(item.columns, n);
     const int64_t* stride = p.output.stride;
@@ -207,7 +198,7 @@ struct ReassembleLast {
           prefetch_share(p, item, channel + count, local, cell);
         const Acc* features = s.features + local * p.step * row_stride + cell * p.step * V * n;
         const int64_t vector = cell / n;
-        const Acc* weights = s.weights + (local * vectors + vector) * size + cell -
+        const Acc* masks = s.masks + (local * vectors + vector) * size + cell -
             vector_start<Acc>(vector * n, item.columns);
         const int64_t base = item.image * stride[0] + channel * stride[1];
         const auto pixel = [&](int64_t phase) { // offset of its first channel
@@ -218,10 +209,10 @@ struct ReassembleLast {
         for (int64_t first = 0; first < padded; first += P) {
           if (direct && padded == P) // the lines arrive while the block computes
             for (int phase = 0; phase < P; ++phase)
-              for (int byte = 0; byte < V * kVectorBytes; byte += 64)
+              for (int byte = 0; byte < V * kVectorBytes; byte += kCacheLine)
                 __builtin_prefetch((const char*)((Acc*)p.output.data + pixel(phase)) + byte, 1);
           Vec<Acc> sum[P][V];
-          block<K, V, P>(features, weights + first * n, p.kernel_size, row_stride, padded, sum);
+          register_block<K, V, P>(features, masks + first * n, p.kernel_size, row_stride, padded, sum);
           CARAFE_UNROLL
           for (int i = 0; i < P; ++i) {
             if (first + i >= p.phases * p.phases) // padding of the list of phases
@@ -238,3 +229,6 @@ struct ReassembleLast {
       }
   }
 };
+
+} // namespace
+} // namespace carafe::CARAFE_ISA

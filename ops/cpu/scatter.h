@@ -2,10 +2,16 @@
 // C: features = sum over the output pixels that read a feature pixel of
 // masks * output, written as a gather, so that no two items share a target.
 // An item is a chunk of feature rows (or a tile of it) of one group, for some
-// channels. Its weights are packed once; output rows pass through a ring of k
+// channels. Its masks are packed once; output rows pass through a ring of k
 // packed rows, since k feature rows need each. Sums are held where the cell is,
 // one vector for each tap column, and shifted when the row is done.
-// Included by kernels.cpp only, inside its anonymous namespace.
+#pragma once
+
+#include "masks.h"
+#include "plan.h"
+
+namespace carafe::CARAFE_ISA {
+namespace {
 
 template <typename Acc>
 struct Scatter {
@@ -13,79 +19,82 @@ struct Scatter {
   static constexpr int kChannels = kManyRegisters ? 4 : 2; // of a register block
 
   struct Scratch {
+    int64_t packed_channels;
     int64_t cells_w, cells_h; // most cells that an item gathers from
     int64_t margin; // zeros left and right of a row of sums
     int64_t sum_width, target_width;
     int64_t kept; // finished rows: a vector of channels goes out together in channels_last
-    Acc *weights, *ring, *sums, *target, *row;
-    const Acc **output_rows, **weight_rows; // [k], what one row gathers from
+    Acc *masks, *ring, *sums, *target, *row;
+    const Acc **output_rows, **mask_rows; // [k], what one row gathers from
 
-    Scratch(const Params& p, Arena& arena) {
+    Scratch(const Problem& p, const Plan& plan, Arena& arena) {
       const int64_t k = p.kernel_size, entries = k * k;
       const int64_t phases2 = padded_phases(p);
-      cells_w = cells_of(p, p.tile_w, p.cells_w);
-      cells_h = cells_of(p, p.chunk_h, p.cells_h);
+      packed_channels = plan.packed_channels;
+      cells_w = cells_of(p, plan.tile_w, p.cells_w);
+      cells_h = cells_of(p, plan.chunk_h, p.cells_h);
       const int64_t lanes = ceil_div(cells_w, n) * n;
       margin = ceil_div(k, n) * n;
-      sum_width = lanes + ceil_div(p.tile_w, n) * n + 2 * margin;
-      weights = arena.take<Acc>(cells_h * (lanes / n) * weight_block_size<Acc>(p));
-      ring = arena.take<Acc>(k * (lanes / n) * output_block_size<Acc>(p, p.block_channels));
+      sum_width = lanes + ceil_div(plan.tile_w, n) * n + 2 * margin;
+      masks = arena.take<Acc>(cells_h * (lanes / n) * mask_vector_size<Acc>(p));
+      ring = arena.take<Acc>(k * (lanes / n) * output_vector_size<Acc>(p, packed_channels));
       sums = arena.take<Acc>(kChannels * k * sum_width);
-      target_width = ceil_div(p.tile_w, n) * n;
+      target_width = ceil_div(plan.tile_w, n) * n;
       kept = p.features.stride[1] == 1 ? n : 1;
       target = arena.take<Acc>(kept * target_width);
       row = arena.take<Acc>(entries * phases2 + lanes * p.phases);
       output_rows = arena.take<const Acc*>(k);
-      weight_rows = arena.take<const Acc*>(k);
+      mask_rows = arena.take<const Acc*>(k);
     }
   };
 
   // Cells that `size` neighbouring features gather from, of `all`.
-  static int64_t cells_of(const Params& p, int64_t size, int64_t all) {
+  static int64_t cells_of(const Problem& p, int64_t size, int64_t all) {
     const int64_t most = floor_div(size + p.kernel_size - 2, p.step) + 1;
     return most < all ? most : all;
   }
 
-  static void plan(Params& p, int64_t threads) {
-    const int64_t k = p.kernel_size, radius = k / 2, acc = sizeof(Acc);
-    const int64_t cell = weight_block_size<Acc>(p) / n * acc; // weights of a cell
-    const int64_t group = p.channels / p.groups;
-    // Weights of at least a few rows more than the k that one row needs.
-    plan_columns<Acc>(p, p.in_w, 640 << 10, (ceil_div(k, p.step) + 1) * cell);
-    const int64_t lanes = ceil_div(cells_of(p, p.tile_w, p.cells_w), n) * n;
-    int64_t most = ((1 << 20) / (lanes * cell) - 1) * p.step + 1 - 2 * radius;
+  // Bytes of the masks of all cells that an item gathers from, which wait in L2, and of
+  // the ring that passes by.
+  static constexpr int64_t kChunkBytes = 1 << 20;
+  static constexpr int64_t kRingBytes = 512 << 10;
+
+  static Plan plan(const Problem& p, int64_t threads) {
+    const int64_t k = p.kernel_size, radius = k / 2;
+    const int64_t cell_bytes = mask_cell_bytes<Acc>(p);
+    Plan plan{};
+    // Masks of at least a few rows more than the k that one row needs.
+    plan_columns<Acc>(plan, p.in_w, kTileBytes, (ceil_div(k, p.step) + 1) * cell_bytes);
+    const int64_t lanes = ceil_div(cells_of(p, plan.tile_w, p.cells_w), n) * n;
+    int64_t most = (kChunkBytes / (lanes * cell_bytes) - 1) * p.step + 1 - 2 * radius;
     most = most > 1 ? most : 1;
-    const int64_t channel = k * padded_phases(p) * lanes * acc; // ring of one
-    p.block_channels = (512 << 10) / channel / kChannels * kChannels;
-    p.block_channels = p.block_channels < 32 ? p.block_channels : 32;
-    p.block_channels = p.block_channels > kChannels ? p.block_channels : kChannels;
-    plan_rows(p, p.in_h, most, threads);
-    plan_splits(p, threads, 32);
+    const int64_t channel_bytes = k * padded_phases(p) * lanes * int64_t(sizeof(Acc)); // of the ring
+    plan.packed_channels = kRingBytes / channel_bytes / kChannels * kChannels;
+    plan.packed_channels = plan.packed_channels < kPackedChannels ? plan.packed_channels : kPackedChannels;
+    plan.packed_channels = plan.packed_channels > kChannels ? plan.packed_channels : kChannels;
+    plan_rows(plan, p, p.in_h, most, threads);
+    plan_splits(plan, p, threads, kLeastSplit);
     // Too few items still: shorter chunks, though each packs its halo again.
-    const int64_t others = p.batch * p.tiles * p.groups * p.splits;
-    if (others * p.chunks < threads && others * p.in_h > 1) {
+    const int64_t others = p.batch * plan.tiles * p.groups * plan.splits;
+    if (others * plan.chunks < threads && others * p.in_h > 1) {
       const int64_t rows = ceil_div(p.in_h, ceil_div(threads, others));
-      plan_rows(p, p.in_h, rows < most ? rows : most, 1);
+      plan_rows(plan, p, p.in_h, rows < most ? rows : most, 1);
     }
-    if (p.block_channels > p.split_channels)
-      p.block_channels = p.split_channels;
-    p.block_channels = p.block_channels < group ? p.block_channels : group;
-    p.items = p.batch * p.chunks * p.tiles * p.groups * p.splits;
-    p.item_work = p.chunk_h * p.tile_w * p.split_channels *
-        ceil_div(p.phases * p.phases * k * k, p.step * p.step);
-    Arena arena{0};
-    Scratch scratch(p, arena);
-    p.scratch_bytes = arena.used;
+    const int64_t channels = plan.split_channels < group_channels(p) ? plan.split_channels
+                                                                     : group_channels(p);
+    plan.packed_channels = plan.packed_channels < channels ? plan.packed_channels : channels;
+    plan_items<Scratch>(plan, p, ceil_div(p.phases * p.phases * mask_entries(p), p.step * p.step));
+    return plan;
   }
 
   // One vector of cells, C channels, T tap columns; all cell rows that reach
   // the feature row. V is a whole vector or the upper half of one.
   template <int C, int T, typename V>
-  static void block(
+  static void register_block(
       const Acc* const* outputs, // [rows] of [C, padded phases, lanes], from output_offset on
       int64_t output_offset,
-      const Acc* const* weights, // [rows] of [T, padded phases, lanes], from weight_offset on
-      int64_t weight_offset,
+      const Acc* const* masks, // [rows] of [T, padded phases, lanes], from mask_offset on
+      int64_t mask_offset,
       Acc* sums, // [C, k, sum_width], of the first tap and vector
       int64_t rows,
       int64_t padded,
@@ -94,7 +103,7 @@ struct Scatter {
     V sum[C][T] = {};
     for (int64_t row = 0; row < rows; ++row) {
       const Acc* output = outputs[row] + output_offset;
-      const Acc* weight = weights[row] + weight_offset;
+      const Acc* weight = masks[row] + mask_offset;
       for (int64_t phase = 0; phase < padded; ++phase, output += n, weight += n) {
         V grad[C];
         CARAFE_UNROLL
@@ -115,21 +124,21 @@ struct Scatter {
       }
     }
     CARAFE_UNROLL
-    for (int c = 0; c < C; ++c)
+    for (int c = 0; c < C; ++c) {
       CARAFE_UNROLL
       for (int t = 0; t < T; ++t)
         store(sums + (c * k + t) * sum_width, sum[c][t]);
+    }
   }
 
-  using Block = void (*)(
-      const Acc* const*, int64_t, const Acc* const*, int64_t, Acc*, int64_t, int64_t, int64_t,
-      int64_t);
+  using RegisterBlock = void (*)(
+      const Acc* const*, int64_t, const Acc* const*, int64_t, Acc*, int64_t, int64_t, int64_t, int64_t);
 
-  static void run(const Params& p, int64_t begin, int64_t end, void* memory) {
+  static void run(const Problem& p, const Plan& plan, int64_t begin, int64_t end, void* memory) {
     Arena arena{uintptr_t(memory)};
-    const Scratch scratch(p, arena);
+    const Scratch scratch(p, plan, arena);
     for (int64_t index = begin; index < end; ++index)
-      run_item(p, item_at(p, index), scratch);
+      run_item(p, item_at(p, plan, index), scratch);
   }
 
   // The cells that an item, and one row of it, gathers from.
@@ -137,37 +146,33 @@ struct Scatter {
     int64_t first_row, last_row, first_column, columns;
   };
 
-  static int64_t clip(int64_t value, int64_t most) {
-    return value < 0 ? 0 : value < most ? value : most;
-  }
+  static int64_t clip(int64_t value, int64_t most) { return value < 0 ? 0 : value < most ? value : most; }
 
-  static void run_item(const Params& p, const Item& item, const Scratch& s) {
+  static void run_item(const Problem& p, const Item& item, const Scratch& s) {
     const int64_t k = p.kernel_size, radius = k / 2;
     Cells cells;
     cells.first_row = clip(first_cell(item.first_row, p.step, radius), p.cells_h);
     cells.last_row = clip(last_cell(item.last_row - 1, p.step, radius) + 1, p.cells_h);
     cells.first_column = clip(first_cell(item.first_column, p.step, radius), p.cells_w);
-    cells.columns =
-        clip(last_cell(item.first_column + item.columns - 1, p.step, radius) + 1, p.cells_w) -
+    cells.columns = clip(last_cell(item.first_column + item.columns - 1, p.step, radius) + 1, p.cells_w) -
         cells.first_column;
     cells.columns = cells.columns > 0 ? cells.columns : 0;
     const int64_t vectors = ceil_div(cells.columns, n);
-    const int64_t row_size = vectors * weight_block_size<Acc>(p);
+    const int64_t row_size = vectors * mask_vector_size<Acc>(p);
     for (int64_t row = cells.first_row; row < cells.last_row; ++row)
-      pack_weights(
-          s.weights + (row - cells.first_row) * row_size, p, item.image, item.group,
-          row, cells.first_column, cells.columns, s.row);
+      pack_masks(
+          s.masks + (row - cells.first_row) * row_size, p, item.image, item.group, row, cells.first_column,
+          cells.columns, s.row);
     fill_zero(s.sums, kChannels * k * s.sum_width);
-    for (int64_t first = item.first_channel; first < item.last_channel;
-         first += p.block_channels) {
+    for (int64_t first = item.first_channel; first < item.last_channel; first += s.packed_channels) {
       int64_t count = item.last_channel - first;
-      count = count < p.block_channels ? count : p.block_channels;
+      count = count < s.packed_channels ? count : s.packed_channels;
       run_channels(p, item, s, cells, first, count);
     }
   }
 
   static void run_channels(
-      const Params& p,
+      const Problem& p,
       const Item& item,
       const Scratch& s,
       const Cells& cells,
@@ -175,12 +180,11 @@ struct Scatter {
       int64_t channels) {
     const int64_t k = p.kernel_size, radius = k / 2, padded = padded_phases(p);
     const int64_t vectors = ceil_div(cells.columns, n);
-    const int64_t slot_size = vectors * output_block_size<Acc>(p, channels);
-    const int64_t size = weight_block_size<Acc>(p);
+    const int64_t slot_size = vectors * output_vector_size<Acc>(p, channels);
+    const int64_t size = mask_vector_size<Acc>(p);
     const bool ahead = asks_ahead(p);
     const int64_t* stride = p.features.stride;
-    const int64_t base = item.image * stride[0] + first_channel * stride[1] +
-        item.first_column * stride[3];
+    const int64_t base = item.image * stride[0] + first_channel * stride[1] + item.first_column * stride[3];
     const bool direct = p.step == 1 && s.kept == 1 && item.columns >= n &&
         is_dense<Acc>(p.features, stride[3]);
     int64_t packed = cells.first_row; // cell rows before this one are in the ring
@@ -195,8 +199,7 @@ struct Scatter {
       for (int64_t row = first; row < last; ++row, ++rows) {
         const int64_t a = y + radius - row * p.step;
         s.output_rows[rows] = s.ring + row % k * slot_size;
-        s.weight_rows[rows] = s.weights +
-            (row - cells.first_row) * vectors * size + a * k * padded * n;
+        s.mask_rows[rows] = s.masks + (row - cells.first_row) * vectors * size + a * k * padded * n;
       }
       int64_t done = 0, written = 0; // channels summed, and of these in the features
       while (done < channels) {
@@ -204,24 +207,20 @@ struct Scatter {
         if (ahead) { // for the next row of cells, and for what this gather writes
           if (packed < cells.last_row)
             prefetch_output(
-                p, item.image, first_channel + done, count, packed, cells.first_column,
-                cells.columns, 0, 1);
+                p, item.image, first_channel + done, count, packed, cells.first_column, cells.columns, 0, 1);
           for (int64_t c = done; c < done + count; ++c)
-            prefetch_row<true>(
-                p.features, base + c * stride[1] + y * stride[2], stride[3], item.columns);
+            prefetch_row<true>(p.features, base + c * stride[1] + y * stride[2], stride[3], item.columns);
         }
         gather(p, s, cells.columns, rows, done, count, channels);
         for (int64_t i = 0; i < count; ++i, ++done) {
           if (direct) {
             add_columns(
-                p, item, s, cells,
-                (Acc*)p.features.data + base + done * stride[1] + y * stride[2],
+                p, item, s, cells, (Acc*)p.features.data + base + done * stride[1] + y * stride[2],
                 s.sums + i * k * s.sum_width);
             continue;
           }
           add_columns(
-              p, item, s, cells, s.target + (done - written) * s.target_width,
-              s.sums + i * k * s.sum_width);
+              p, item, s, cells, s.target + (done - written) * s.target_width, s.sums + i * k * s.sum_width);
           if (done + 1 - written == s.kept || done + 1 == channels) {
             write(p, item, s, y, first_channel + written, done + 1 - written);
             written = done + 1;
@@ -232,7 +231,7 @@ struct Scatter {
   }
 
   static void gather(
-      const Params& p,
+      const Problem& p,
       const Scratch& s,
       int64_t columns, // of cells
       int64_t rows,
@@ -240,35 +239,37 @@ struct Scatter {
       int64_t count,
       int64_t channels) {
     const int64_t k = p.kernel_size, padded = padded_phases(p);
-    const int64_t size = weight_block_size<Acc>(p);
-    const int64_t block_size = output_block_size<Acc>(p, channels);
+    const int64_t size = mask_vector_size<Acc>(p);
+    const int64_t output_size = output_vector_size<Acc>(p, channels);
     for (int64_t v = 0; v * n < columns; ++v) {
       const bool tail = (v + 1) * n > columns && has_tail<Acc>(columns);
       const int64_t skipped = tail ? n / 2 : 0;
       const int64_t cell = vector_start<Acc>(v * n, columns) + skipped;
       for (int64_t b = 0; b < k;) {
-        const int64_t taps = k - b == 7 ? 4 : k - b < 5 ? k - b : 5;
+        const int64_t taps = taps_at_once(k - b);
         (tail ? choose<Tail<Acc>> : choose<Vec<Acc>>)(count, taps)(
-            s.output_rows, v * block_size + channel * padded * n + skipped, s.weight_rows,
-            v * size + b * padded * n + skipped, s.sums + b * s.sum_width + s.margin + cell, rows,
-            padded, s.sum_width, k);
+            s.output_rows, v * output_size + channel * padded * n + skipped, s.mask_rows,
+            v * size + b * padded * n + skipped, s.sums + b * s.sum_width + s.margin + cell, rows, padded,
+            s.sum_width, k);
         b += taps;
       }
     }
   }
 
   template <typename V>
-  static Block choose(int64_t channels, int64_t taps) {
+  static RegisterBlock choose(int64_t channels, int64_t taps) {
     constexpr int C = kChannels;
-    static const Block table[2][5] = {
-        {block<1, 1, V>, block<1, 2, V>, block<1, 3, V>, block<1, 4, V>, block<1, 5, V>},
-        {block<C, 1, V>, block<C, 2, V>, block<C, 3, V>, block<C, 4, V>, block<C, 5, V>}};
+    static const RegisterBlock table[2][kMostTaps] = {
+        {register_block<1, 1, V>, register_block<1, 2, V>, register_block<1, 3, V>, register_block<1, 4, V>,
+         register_block<1, 5, V>},
+        {register_block<C, 1, V>, register_block<C, 2, V>, register_block<C, 3, V>, register_block<C, 4, V>,
+         register_block<C, 5, V>}};
     return table[channels > 1][taps - 1];
   }
 
   // Add the tap columns, each shifted to the feature it belongs to.
   static void add_columns(
-      const Params& p,
+      const Problem& p,
       const Item& item,
       const Scratch& s,
       const Cells& cells,
@@ -289,34 +290,28 @@ struct Scatter {
       fill_zero(target, item.columns);
       for (int64_t b = 0; b < k; ++b)
         for (int64_t cell = 0; cell < cells.columns; ++cell) {
-          const int64_t x =
-              tap_position(cells.first_column + cell, p.step, b, radius) - item.first_column;
+          const int64_t x = tap_position(cells.first_column + cell, p.step, b, radius) - item.first_column;
           if (x >= 0 && x < item.columns)
             target[x] += sums[b * s.sum_width + s.margin + cell];
         }
     }
   }
 
-  static void write(
-      const Params& p,
-      const Item& item,
-      const Scratch& s,
-      int64_t y,
-      int64_t channel,
-      int64_t count) {
+  static void
+  write(const Problem& p, const Item& item, const Scratch& s, int64_t y, int64_t channel, int64_t count) {
     const int64_t* stride = p.features.stride;
     const int64_t base = item.image * stride[0] + channel * stride[1] + y * stride[2] +
         item.first_column * stride[3];
     if (count == n && stride[1] == 1) {
       for (int64_t x = 0; x < item.columns; x += n)
         store_channels(
-            p.features, base + x * stride[3], stride[3], s.target + x, s.target_width,
-            item.columns - x);
+            p.features, base + x * stride[3], stride[3], s.target + x, s.target_width, item.columns - x);
       return;
     }
     for (int64_t c = 0; c < count; ++c)
-      store_row(
-          p.features, base + c * stride[1], stride[3], s.target + c * s.target_width,
-          item.columns);
+      store_row(p.features, base + c * stride[1], stride[3], s.target + c * s.target_width, item.columns);
   }
 };
+
+} // namespace
+} // namespace carafe::CARAFE_ISA

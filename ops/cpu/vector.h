@@ -1,7 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors of the instruction set this object is compiled for, in the vector
-// extensions that GCC and clang share. Included by kernels.cpp only, inside
-// its anonymous namespace.
+// extensions that GCC and clang share.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX512BW__)
+#pragma GCC diagnostic push
+#if !defined(__clang__) // GCC 12 about its own undefined vectors
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h> // nothing there has linkage
+#pragma GCC diagnostic pop
+#endif
+
+// The namespace of all that is compiled for one instruction set, so that the linker never
+// takes one's code for another's. ops/build_native.py names it. Within it the names are
+// local as well: GCC then inlines what is called once.
+#if !defined(CARAFE_ISA)
+#define CARAFE_ISA baseline
+#endif
+
+#define CARAFE_INLINE static inline __attribute__((always_inline))
+#define CARAFE_UNROLL _Pragma("GCC unroll 16")
+
+namespace carafe::CARAFE_ISA {
+namespace {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -23,16 +47,13 @@ struct VectorOf {
 };
 template <typename T>
 using Vec = typename VectorOf<T, kVectorBytes>::type;
-// Parts of a vector are written by masks as quickly as whole ones, and half a vector is
+// Parts of a vector are written by lane masks as quickly as whole ones, and half a vector is
 // done in half the time by cores that do 512 bits in two turns.
 constexpr bool kAvx512 = kVectorBytes == 64;
 template <typename T>
 using Tail = typename VectorOf<T, kAvx512 ? kVectorBytes / 2 : kVectorBytes>::type;
 template <typename T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
-
-#define CARAFE_INLINE static inline __attribute__((always_inline))
-#define CARAFE_UNROLL _Pragma("GCC unroll 16")
 
 template <typename V, typename T>
 CARAFE_INLINE V load_as(const T* source) { // any alignment
@@ -88,8 +109,7 @@ using AllLanes = typename Count<kLanes<T>>::type;
 
 // a0 b0 a1 b1 ...: the lower half of the lanes, then the upper half.
 template <typename T, int... I>
-CARAFE_INLINE void
-interleave(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high, Indices<I...>) {
+CARAFE_INLINE void interleave(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high, Indices<I...>) {
   constexpr int n = kLanes<T>;
   low = __builtin_shufflevector(a, b, (I % 2 * n + I / 2)...);
   high = __builtin_shufflevector(a, b, (I % 2 * n + n / 2 + I / 2)...);
@@ -102,8 +122,7 @@ CARAFE_INLINE Vec<T> whole(V value, Indices<I...>) {
 }
 
 template <typename T, int... I>
-CARAFE_INLINE void
-deinterleave(Vec<T> low, Vec<T> high, Vec<T>& a, Vec<T>& b, Indices<I...>) {
+CARAFE_INLINE void deinterleave(Vec<T> low, Vec<T> high, Vec<T>& a, Vec<T>& b, Indices<I...>) {
   a = __builtin_shufflevector(low, high, (2 * I)...);
   b = __builtin_shufflevector(low, high, (2 * I + 1)...);
 }
@@ -117,8 +136,7 @@ CARAFE_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
     Vec<T> shuffled[n];
     CARAFE_UNROLL
     for (int i = 0; i < n / 2; ++i)
-      interleave<T>(
-          rows[i], rows[i + n / 2], shuffled[2 * i], shuffled[2 * i + 1], AllLanes<T>{});
+      interleave<T>(rows[i], rows[i + n / 2], shuffled[2 * i], shuffled[2 * i + 1], AllLanes<T>{});
     CARAFE_UNROLL
     for (int i = 0; i < n; ++i)
       rows[i] = shuffled[i];
@@ -174,8 +192,11 @@ CARAFE_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   for (int i = Traits::kDegree - 1; i >= 0; --i)
     sum = sum * r + factorials.inverse[i];
   // The low bits of `shifted` hold n as an integer.
-  const Vec<Int> exponent = bits<Vec<Int>>(shifted) -
-      bits<Vec<Int>>(splat<T>(Traits::kRound)) + Int(Traits::kBias);
+  const Vec<Int> exponent = bits<Vec<Int>>(shifted) - bits<Vec<Int>>(splat<T>(Traits::kRound)) +
+      Int(Traits::kBias);
   const Vec<T> result = sum * bits<Vec<T>>(exponent << Traits::kMantissa);
   return x < Traits::kSmallest ? Vec<T>{} : result;
 }
+
+} // namespace
+} // namespace carafe::CARAFE_ISA

@@ -6,15 +6,22 @@
 namespace carafe {
 namespace {
 
+constexpr int kResident = 3; // blocks on a multiprocessor: what the registers of (5, 2) allow
+// Small maps leave multiprocessors idle. Fewer tiles than they could hold: the channels go
+// to several warps, from kLeastSliced on. Fewer than there are: to more warps, each of
+// which still has 8 channels.
+constexpr int kFewSlices = 4, kMostSlices = 8;
+constexpr int kLeastSliced = 16, kLeastMostSliced = 64;
+
 // P * (gradient - <P, gradient>) for one phase, in place; P is computed anew.
 template <int K, int S>
 CARAFE_DEVICE void softmax_backward(
     float* gradient, // [K*K]
-    const WeightView& logits,
+    const MaskView& logits,
     int64_t offset,
     int phase) {
-  CellWeights<K, 1> w;
-  load_weights<K, S, 1>(w, logits, true, true, offset, phase);
+  CellMasks<K, 1> w;
+  load_masks<K, S, 1>(w, logits, true, true, offset, phase);
   float dot = 0;
 #pragma unroll
   for (int t = 0; t < K * K; ++t)
@@ -25,7 +32,7 @@ CARAFE_DEVICE void softmax_backward(
 }
 
 template <int K, typename T>
-CARAFE_DEVICE void store_entries(const WeightView& g, int64_t offset, const float* gradient) {
+CARAFE_DEVICE void store_entries(const MaskView& g, int64_t offset, const float* gradient) {
   T* target = static_cast<T*>(g.data) + offset;
 #pragma unroll
   for (int t = 0; t < K * K; ++t, target += g.entry)
@@ -36,10 +43,9 @@ template <int K, int S>
 CARAFE_DEVICE void
 write_gradient(const Problem& p, const Block& block, int y, int x, int phase, float* gradient) {
   if (p.softmax)
-    softmax_backward<K, S>(gradient, p.weights, weight_offset(p.weights, block, y, x), phase);
-  const WeightView& g = p.grad_weights;
-  const int64_t offset =
-      weight_offset(g, block, y, x) + phase / S * g.phase_row + phase % S * g.phase_column;
+    softmax_backward<K, S>(gradient, p.masks, mask_offset(p.masks, block, y, x), phase);
+  const MaskView& g = p.grad_masks;
+  const int64_t offset = mask_offset(g, block, y, x) + phase / S * g.phase_row + phase % S * g.phase_column;
   if (g.dtype == Dtype::kFloat)
     store_entries<K, float>(g, offset, gradient);
   else
@@ -48,33 +54,37 @@ write_gradient(const Problem& p, const Block& block, int y, int x, int phase, fl
 
 // A thread owns a cell and its K*K*S*S sums; the gradient of the output comes
 // straight from global memory, each value read by one thread. kSlices = 1: the
-// block is a tile of 128 cells. kSlices = 4 or 8, for small maps: a tile of 32,
+// block is a tile of 128 cells. kSlices > 1, for small maps: a tile of 32,
 // each warp takes its part of the channels, and the sums meet in shared memory,
 // always in the order of the warps.
 template <int K, int S, typename T, int kSlices>
-__global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == 8 ? 1 : 3)
+__global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == kMostSlices ? 1 : kResident)
     correlate_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
   constexpr int kCells = FeaturePipe<T, kSlices>::kThreads / kSlices;
   const Problem& p = a.problem;
-  const Tile& tile = a.tile;
-  const Block block = block_at(a);
+  const FeatureTile& tile = a.tile;
+  const Block block = block_at(a.cut, p);
   const int cell = int(threadIdx.x) % kCells, slice = int(threadIdx.x) / kCells;
-  int row = cell / tile.width, column = cell % tile.width;
+  int row = cell / a.cut.width, column = cell % a.cut.width;
   const int y = block.y + row, x = block.x + column;
-  const bool exists = row < tile.height && y < p.cells_h && x < p.cells_w;
+  const bool exists = row < a.cut.height && y < p.cells_h && x < p.cells_w;
   if (!exists)
     row = column = 0;
 
   FeaturePipe<T, kSlices> pipe(a, block, shared);
-  const int left = a.group_channels - slice * a.split_channels;
-  const int own = left < a.split_channels ? left : a.split_channels; // channels, perhaps none
+  const int left = a.cut.group_channels - slice * a.cut.split_channels;
+  const int own = left < a.cut.split_channels ? left : a.cut.split_channels; // channels, perhaps none
   const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0] +
-      (block.group * a.group_channels + (own > 0 ? slice * a.split_channels : 0)) * p.output.stride[1];
+      (block.group * a.cut.group_channels + (own > 0 ? slice * a.cut.split_channels : 0)) *
+          p.output.stride[1];
   OutputPipe<S, T> output{
       reinterpret_cast<T*>(shared + FeaturePipe<T, kSlices>::shared_floats(tile)),
       exists ? source + y * S * p.output.stride[2] + x * S : source,
-      p.output.stride[2], p.output.stride[1], a.together, exists};
+      p.output.stride[2],
+      p.output.stride[1],
+      a.together,
+      exists};
   for (int c = 0; c < kStages - 1; ++c) {
     output.fetch(c, c < own);
     pipe.fetch(c);
@@ -82,7 +92,7 @@ __global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == 
   const int corner = slice * tile.area + row * tile.pitch + column + tile.margin - K / 2;
   float sum[K * K][S * S] = {};
 #pragma unroll 1
-  for (int c = 0; c < a.split_channels; ++c) {
+  for (int c = 0; c < a.cut.split_channels; ++c) {
     pipe.arrive(c);
     float grad[S * S];
     output.read(c, grad, p.output.dtype);
@@ -137,41 +147,41 @@ __global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == 
 template <int K, int S, typename T>
 struct CorrelatePlanar {
   template <int kSlices>
-  static Launched launch_sliced(const Problem& p, void* stream, const char* name) {
+  static Launched launch_sliced(const Problem& p, Host& host, const char* name) {
     using Pipe = FeaturePipe<T, kSlices>;
     PlanarParams a{p};
     constexpr int kThreads = Pipe::kThreads;
-    if (!choose_tile(a.tile, p, kThreads / kSlices, kSlices, Pipe::kSlots))
+    if (!choose_tile(a, kThreads / kSlices, kSlices, Pipe::kSlots))
       return {};
-    a.group_channels = int(p.group_channels());
-    a.split_channels = int(ceil_div(a.group_channels, kSlices));
-    a.splits = 1;
+    a.cut.group_channels = int(group_channels(p));
+    a.cut.split_channels = int(ceil_div(a.cut.group_channels, kSlices));
+    a.cut.splits = 1; // a sum over channels is one block's
     a.together = pixels_together(p);
-    const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
-    if (kSlices == 1 && tiles < 3 * p.multiprocessors && a.group_channels >= 16)
-      return {}; // too few blocks to fill the device: sliced
-    if (kSlices == 8 && (tiles > p.multiprocessors || a.group_channels < 64))
+    const int64_t tiles = block_count(a.cut, p);
+    if (kSlices == 1 && tiles < kResident * host.multiprocessors && a.cut.group_channels >= kLeastSliced)
+      return {};
+    if (kSlices == kMostSlices && (tiles > host.multiprocessors || a.cut.group_channels < kLeastMostSliced))
       return {};
     int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) + OutputPipe<S, T>::shared_bytes(kThreads);
     const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
     bytes = bytes > sums ? bytes : sums;
-    if (kSlices == 8 && bytes > kMostShared)
+    if (kSlices == kMostSlices && bytes > kMostShared)
       return {};
     return {
         name,
-        carafe::launch(correlate_planar_kernel<K, S, T, kSlices>, tiles, kThreads, bytes, stream, a)};
+        carafe::launch(correlate_planar_kernel<K, S, T, kSlices>, tiles, kThreads, bytes, host.stream, a)};
   }
 
-  static Launched launch(const Problem& p, void* stream) {
-    Launched launched = launch_sliced<1>(p, stream, "correlate_planar");
+  static Launched launch(const Problem& p, Host& host) {
+    Launched launched = launch_sliced<1>(p, host, "correlate_planar");
     if (launched.kernel == nullptr)
-      launched = launch_sliced<8>(p, stream, "correlate_planar_sliced_8");
-    return launched.kernel ? launched : launch_sliced<4>(p, stream, "correlate_planar_sliced");
+      launched = launch_sliced<kMostSlices>(p, host, "correlate_planar_sliced_8");
+    return launched.kernel ? launched : launch_sliced<kFewSlices>(p, host, "correlate_planar_sliced");
   }
 };
 
 } // namespace
 
-Launched correlate_planar(const Problem& p, void* stream) { return specialised<CorrelatePlanar>(p, stream); }
+Launched correlate_planar(const Problem& p, Host& host) { return specialised<CorrelatePlanar>(p, host); }
 
 } // namespace carafe

@@ -3,7 +3,7 @@
 // copies, launches. tests/ops/cuda_emulator has a second version for the CPU.
 #pragma once
 
-#include "problem.h"
+#include "kernels.h"
 
 #if defined(CARAFE_EMULATED)
 #include "emulator.h"
@@ -56,15 +56,14 @@ CARAFE_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   if (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(size));
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(global), "r"(size),
-                 "n"(kBytes));
+    asm volatile(
+        "cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(global), "r"(size), "n"(kBytes));
 #else
   if (kBytes == 16)
-    *static_cast<uint4*>(shared) =
-        valid ? load_global(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+    *static_cast<uint4*>(shared) = valid ? load_global(static_cast<const uint4*>(global))
+                                         : make_uint4(0, 0, 0, 0);
   else if (kBytes == 8)
-    *static_cast<uint2*>(shared) =
-        valid ? load_global(static_cast<const uint2*>(global)) : make_uint2(0, 0);
+    *static_cast<uint2*>(shared) = valid ? load_global(static_cast<const uint2*>(global)) : make_uint2(0, 0);
   else
     *static_cast<uint32_t*>(shared) = valid ? load_global(static_cast<const uint32_t*>(global)) : 0;
 #endif
@@ -121,7 +120,8 @@ int launch(
   if (blocks > INT32_MAX)
     return cudaErrorInvalidConfiguration;
   cudaGetLastError(); // an earlier call's error is not this one's
-  if (shared_bytes > (48 << 10)) {
+  constexpr int64_t kUnasked = 48 << 10; // bytes of shared memory that no kernel has to ask for
+  if (shared_bytes > kUnasked) {
     const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
     const int error = cudaFuncSetAttribute(kernel, attribute, int(shared_bytes));
     if (error)

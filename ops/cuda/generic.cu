@@ -7,16 +7,16 @@ namespace carafe {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kBlock = 8; // channels, or taps in correlate, that a thread sums at a time
+constexpr int kSums = 8; // channels, or taps in correlate, that a thread sums at a time
 
 // A pixel of the output: image, group, cell and phase.
 struct Pixel {
   int64_t image, group, cell_y, cell_x, phase_y, phase_x;
 
-  // Offset of entry 0 of its kernel.
-  __device__ int64_t weight(const WeightView& w) const {
-    return image * w.image + group * w.group + cell_y * w.cell_row + cell_x * w.cell_column +
-        phase_y * w.phase_row + phase_x * w.phase_column;
+  // Offset of entry 0 of its mask.
+  __device__ int64_t mask(const MaskView& masks) const {
+    return image * masks.image + group * masks.group + cell_y * masks.cell_row + cell_x * masks.cell_column +
+        phase_y * masks.phase_row + phase_x * masks.phase_column;
   }
   __device__ int64_t output(const Problem& p, int64_t channel) const {
     return image * p.output.stride[0] + channel * p.output.stride[1] +
@@ -25,7 +25,7 @@ struct Pixel {
   }
   // Its place in the stats.
   __device__ int64_t index(const Problem& p) const {
-    return (image * p.groups + group) * p.pixels() +
+    return (image * p.groups + group) * output_pixels(p) +
         (cell_y * p.phases + phase_y) * p.cells_w * p.phases + cell_x * p.phases + phase_x;
   }
 };
@@ -46,10 +46,10 @@ CARAFE_DEVICE Pixel pixel_at(const Problem& p, int64_t index, int64_t& rest) {
 
 CARAFE_DEVICE int64_t thread_index() { return int64_t(blockIdx.x) * kThreads + threadIdx.x; }
 
-// The kernel of one pixel: masks as they are, logits through softmax.
+// The mask of one pixel: as it is, or from logits through softmax.
 template <typename Acc>
-struct Kernel {
-  const WeightView& view;
+struct Mask {
+  const MaskView& view;
   bool softmax;
   Acc largest = 0, scale = 1;
   int64_t offset;
@@ -75,8 +75,8 @@ struct Kernel {
 };
 
 template <typename Acc>
-CARAFE_DEVICE Kernel<Acc> kernel_of(const Problem& p, const Pixel& pixel) {
-  return Kernel<Acc>{p.weights, p.softmax, 0, 1, pixel.weight(p.weights)};
+CARAFE_DEVICE Mask<Acc> mask_of(const Problem& p, const Pixel& pixel) {
+  return Mask<Acc>{p.masks, p.softmax, 0, 1, pixel.mask(p.masks)};
 }
 
 // The feature under a tap, zero outside the map.
@@ -90,45 +90,45 @@ CARAFE_DEVICE Acc feature(const Problem& p, int64_t image, int64_t channel, int6
       p.features.dtype);
 }
 
-// A: a thread sums kBlock channels of one output pixel.
+// A: a thread sums kSums channels of one output pixel.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads, 2) reassemble_kernel(const Problem p, int64_t blocks) {
-  int64_t block;
-  const Pixel pixel = pixel_at(p, thread_index(), block);
-  if (block >= blocks)
+__global__ void __launch_bounds__(kThreads, 2) reassemble_kernel(const Problem p, int64_t parts) {
+  int64_t part;
+  const Pixel pixel = pixel_at(p, thread_index(), part);
+  if (part >= parts)
     return;
-  const int64_t k = p.kernel_size, channels = p.group_channels();
-  Kernel<Acc> kernel = kernel_of<Acc>(p, pixel);
-  kernel.normalise(k * k);
-  const int64_t first = pixel.group * channels + block * kBlock;
-  const int64_t count = channels - block * kBlock;
-  Acc sum[kBlock] = {};
+  const int64_t k = p.kernel_size, channels = group_channels(p);
+  Mask<Acc> mask = mask_of<Acc>(p, pixel);
+  mask.normalise(k * k);
+  const int64_t first = pixel.group * channels + part * kSums;
+  const int64_t count = channels - part * kSums;
+  Acc sum[kSums] = {};
   for (int64_t t = 0; t < k * k; ++t) {
-    const Acc weight = kernel.weight(t);
+    const Acc weight = mask.weight(t);
     const int64_t y = tap_position(pixel.cell_y, p.step, t / k, k / 2);
     const int64_t x = tap_position(pixel.cell_x, p.step, t % k, k / 2);
 #pragma unroll
-    for (int c = 0; c < kBlock; ++c)
+    for (int c = 0; c < kSums; ++c)
       if (c < count)
         sum[c] += weight * feature<Acc>(p, pixel.image, first + c, y, x);
   }
 #pragma unroll
-  for (int c = 0; c < kBlock; ++c)
+  for (int c = 0; c < kSums; ++c)
     if (c < count)
       store(p.output.data, pixel.output(p, first + c), p.output.dtype, sum[c]);
 }
 
-// Sums of kBlock taps of one output pixel, over all channels of its group.
+// Sums of kSums taps of one output pixel, over all channels of its group.
 template <typename Acc>
 CARAFE_DEVICE void correlate_taps(const Problem& p, const Pixel& pixel, int64_t first, Acc* sum) {
-  const int64_t k = p.kernel_size, channels = p.group_channels();
+  const int64_t k = p.kernel_size, channels = group_channels(p);
 #pragma unroll
-  for (int t = 0; t < kBlock; ++t)
+  for (int t = 0; t < kSums; ++t)
     sum[t] = 0;
   for (int64_t c = pixel.group * channels; c < (pixel.group + 1) * channels; ++c) {
     const Acc grad = load<Acc>(p.output.data, pixel.output(p, c), p.output.dtype);
 #pragma unroll
-    for (int i = 0; i < kBlock; ++i) {
+    for (int i = 0; i < kSums; ++i) {
       const int64_t t = first + i;
       const int64_t y = tap_position(pixel.cell_y, p.step, t / k, k / 2);
       if (t < k * k)
@@ -137,61 +137,60 @@ CARAFE_DEVICE void correlate_taps(const Problem& p, const Pixel& pixel, int64_t 
   }
 }
 
-// B: a thread has kBlock taps of one output pixel; with softmax all taps, twice:
+// B: a thread has kSums taps of one output pixel; with softmax all taps, twice:
 // its derivative needs the dot product with the probabilities first.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads, 2) correlate_kernel(const Problem p, int64_t blocks) {
-  int64_t block;
-  const Pixel pixel = pixel_at(p, thread_index(), block);
-  if (block >= blocks)
+__global__ void __launch_bounds__(kThreads, 2) correlate_kernel(const Problem p, int64_t parts) {
+  int64_t part;
+  const Pixel pixel = pixel_at(p, thread_index(), part);
+  if (part >= parts)
     return;
-  const int64_t entries = p.kernel_size * p.kernel_size;
-  Acc sum[kBlock], dot = 0;
-  const Kernel<Acc> plain = kernel_of<Acc>(p, pixel);
-  Kernel<Acc> kernel = plain;
+  const int64_t entries = mask_entries(p);
+  Acc sum[kSums], dot = 0;
+  Mask<Acc> mask = mask_of<Acc>(p, pixel);
   if (p.softmax) {
-    kernel.normalise(entries);
-    for (int64_t first = 0; first < entries; first += kBlock) {
+    mask.normalise(entries);
+    for (int64_t first = 0; first < entries; first += kSums) {
       correlate_taps(p, pixel, first, sum);
 #pragma unroll
-      for (int i = 0; i < kBlock; ++i)
+      for (int i = 0; i < kSums; ++i)
         if (first + i < entries)
-          dot += kernel.weight(first + i) * sum[i];
+          dot += mask.weight(first + i) * sum[i];
     }
   }
-  const int64_t target = pixel.weight(p.grad_weights);
-  const int64_t end = p.softmax ? entries : (block + 1) * kBlock;
-  for (int64_t first = block * kBlock; first < end; first += kBlock) {
+  const int64_t target = pixel.mask(p.grad_masks);
+  const int64_t end = p.softmax ? entries : (part + 1) * kSums;
+  for (int64_t first = part * kSums; first < end; first += kSums) {
     correlate_taps(p, pixel, first, sum);
 #pragma unroll
-    for (int i = 0; i < kBlock; ++i) {
+    for (int i = 0; i < kSums; ++i) {
       const int64_t t = first + i;
       if (t >= entries)
         continue;
-      const Acc value = p.softmax ? kernel.weight(t) * (sum[i] - dot) : sum[i];
-      store(p.grad_weights.data, target + t * p.grad_weights.entry, p.grad_weights.dtype, value);
+      const Acc value = p.softmax ? mask.weight(t) * (sum[i] - dot) : sum[i];
+      store(p.grad_masks.data, target + t * p.grad_masks.entry, p.grad_masks.dtype, value);
     }
   }
 }
 
 // The largest logit and 1 / sum of every softmax, for scatter.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads, 2) stats_kernel(const Problem p) {
+__global__ void __launch_bounds__(kThreads, 2) stats_kernel(const Problem p, Acc* stats) {
   int64_t rest;
   const Pixel pixel = pixel_at(p, thread_index(), rest);
   if (rest > 0)
     return;
-  Kernel<Acc> kernel = kernel_of<Acc>(p, pixel);
-  kernel.normalise(p.kernel_size * p.kernel_size);
-  Acc* stats = static_cast<Acc*>(p.stats) + 2 * pixel.index(p);
-  store_global(stats, kernel.largest);
-  store_global(stats + 1, kernel.scale);
+  Mask<Acc> mask = mask_of<Acc>(p, pixel);
+  mask.normalise(mask_entries(p));
+  store_global(stats + 2 * pixel.index(p), mask.largest);
+  store_global(stats + 2 * pixel.index(p) + 1, mask.scale);
 }
 
-// C, as a gather: a thread sums kBlock channels of one feature pixel over the
+// C, as a gather: a thread sums kSums channels of one feature pixel over the
 // output pixels that read it.
 template <typename Acc>
-__global__ void __launch_bounds__(kThreads, 2) scatter_kernel(const Problem p, int64_t blocks) {
+__global__ void __launch_bounds__(kThreads, 2)
+    scatter_kernel(const Problem p, int64_t parts, const Acc* stats) {
   int64_t rest = thread_index();
   const int64_t x = rest % p.in_w;
   rest /= p.in_w;
@@ -201,15 +200,15 @@ __global__ void __launch_bounds__(kThreads, 2) scatter_kernel(const Problem p, i
   pixel.group = rest % p.groups;
   rest /= p.groups;
   pixel.image = rest % p.batch;
-  const int64_t block = rest / p.batch;
-  if (block >= blocks)
+  const int64_t part = rest / p.batch;
+  if (part >= parts)
     return;
-  const int64_t k = p.kernel_size, channels = p.group_channels();
-  const int64_t first = pixel.group * channels + block * kBlock;
-  const int64_t count = channels - block * kBlock;
+  const int64_t k = p.kernel_size, channels = group_channels(p);
+  const int64_t first = pixel.group * channels + part * kSums;
+  const int64_t count = channels - part * kSums;
   const int64_t top = first_cell(y, p.step, k / 2), bottom = last_cell(y, p.step, k / 2);
   const int64_t left = first_cell(x, p.step, k / 2), right = last_cell(x, p.step, k / 2);
-  Acc sum[kBlock] = {};
+  Acc sum[kSums] = {};
   for (pixel.cell_y = top < 0 ? 0 : top; pixel.cell_y <= bottom; ++pixel.cell_y)
     for (pixel.cell_x = left < 0 ? 0 : left; pixel.cell_x <= right; ++pixel.cell_x) {
       if (pixel.cell_y >= p.cells_h || pixel.cell_x >= p.cells_w)
@@ -218,59 +217,64 @@ __global__ void __launch_bounds__(kThreads, 2) scatter_kernel(const Problem p, i
       const int64_t entry = row * k + tap_at(x, pixel.cell_x, p.step, k / 2);
       for (pixel.phase_y = 0; pixel.phase_y < p.phases; ++pixel.phase_y)
         for (pixel.phase_x = 0; pixel.phase_x < p.phases; ++pixel.phase_x) {
-          Kernel<Acc> kernel = kernel_of<Acc>(p, pixel);
+          Mask<Acc> mask = mask_of<Acc>(p, pixel);
           if (p.softmax) {
-            const Acc* stats = static_cast<const Acc*>(p.stats) + 2 * pixel.index(p);
-            kernel.largest = load_global(stats);
-            kernel.scale = load_global(stats + 1);
+            mask.largest = load_global(stats + 2 * pixel.index(p));
+            mask.scale = load_global(stats + 2 * pixel.index(p) + 1);
           }
-          const Acc weight = kernel.weight(entry);
+          const Acc weight = mask.weight(entry);
 #pragma unroll
-          for (int c = 0; c < kBlock; ++c)
+          for (int c = 0; c < kSums; ++c)
             if (c < count)
               sum[c] += weight * load<Acc>(p.output.data, pixel.output(p, first + c), p.output.dtype);
         }
     }
 #pragma unroll
-  for (int c = 0; c < kBlock; ++c)
+  for (int c = 0; c < kSums; ++c)
     if (c < count) {
       const int64_t* stride = p.features.stride;
       store(
-          p.features.data,
-          pixel.image * stride[0] + (first + c) * stride[1] + y * stride[2] + x * stride[3],
+          p.features.data, pixel.image * stride[0] + (first + c) * stride[1] + y * stride[2] + x * stride[3],
           p.features.dtype, sum[c]);
     }
 }
 
 int64_t blocks_for(int64_t threads) { return ceil_div(threads, kThreads); }
 
-} // namespace
-
-Launched reassemble_generic(const Problem& p, void* stream) {
-  const int64_t blocks = ceil_div(p.group_channels(), kBlock);
-  const int64_t grid = blocks_for(p.batch * p.groups * p.pixels() * blocks);
-  const auto kernel = p.wide ? reassemble_kernel<double> : reassemble_kernel<float>;
-  return {"reassemble_generic", launch(kernel, grid, kThreads, 0, stream, p, blocks)};
-}
-
-Launched correlate_generic(const Problem& p, void* stream) {
-  const int64_t blocks = p.softmax ? 1 : ceil_div(p.kernel_size * p.kernel_size, kBlock);
-  const int64_t grid = blocks_for(p.batch * p.groups * p.pixels() * blocks);
-  const auto kernel = p.wide ? correlate_kernel<double> : correlate_kernel<float>;
-  return {"correlate_generic", launch(kernel, grid, kThreads, 0, stream, p, blocks)};
-}
-
-Launched scatter_generic(const Problem& p, void* stream) {
+template <typename Acc>
+Launched launch_scatter(const Problem& p, Host& host) {
+  Acc* stats = nullptr;
   if (p.softmax) {
-    const auto stats = p.wide ? stats_kernel<double> : stats_kernel<float>;
-    const int error = launch(stats, blocks_for(p.batch * p.groups * p.pixels()), kThreads, 0, stream, p);
+    const int64_t pixels = p.batch * p.groups * output_pixels(p);
+    stats = static_cast<Acc*>(host.scratch(2 * pixels * int64_t(sizeof(Acc))));
+    const int error = launch(stats_kernel<Acc>, blocks_for(pixels), kThreads, 0, host.stream, p, stats);
     if (error)
       return {"scatter_generic", error};
   }
-  const int64_t blocks = ceil_div(p.group_channels(), kBlock);
-  const int64_t grid = blocks_for(p.batch * p.groups * p.in_h * p.in_w * blocks);
-  const auto kernel = p.wide ? scatter_kernel<double> : scatter_kernel<float>;
-  return {"scatter_generic", launch(kernel, grid, kThreads, 0, stream, p, blocks)};
+  const int64_t parts = ceil_div(group_channels(p), kSums);
+  const int64_t grid = blocks_for(p.batch * p.groups * p.in_h * p.in_w * parts);
+  const Acc* read = stats;
+  return {"scatter_generic", launch(scatter_kernel<Acc>, grid, kThreads, 0, host.stream, p, parts, read)};
+}
+
+} // namespace
+
+Launched reassemble_generic(const Problem& p, Host& host) {
+  const int64_t parts = ceil_div(group_channels(p), kSums);
+  const int64_t grid = blocks_for(p.batch * p.groups * output_pixels(p) * parts);
+  const auto kernel = p.wide ? reassemble_kernel<double> : reassemble_kernel<float>;
+  return {"reassemble_generic", launch(kernel, grid, kThreads, 0, host.stream, p, parts)};
+}
+
+Launched correlate_generic(const Problem& p, Host& host) {
+  const int64_t parts = p.softmax ? 1 : ceil_div(mask_entries(p), kSums);
+  const int64_t grid = blocks_for(p.batch * p.groups * output_pixels(p) * parts);
+  const auto kernel = p.wide ? correlate_kernel<double> : correlate_kernel<float>;
+  return {"correlate_generic", launch(kernel, grid, kThreads, 0, host.stream, p, parts)};
+}
+
+Launched scatter_generic(const Problem& p, Host& host) {
+  return p.wide ? launch_scatter<double>(p, host) : launch_scatter<float>(p, host);
 }
 
 } // namespace carafe

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA device: calls become Problems, and launches on torch's current stream.
+// The CUDA device: launches on torch's current stream.
 #include "../host.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,39 +10,31 @@
 
 #include <optional>
 
-#include "problem.h"
+#include "kernels.h"
 
 namespace carafe {
 namespace {
 
-Problem make_problem(const Call& call) {
-  Problem p = describe<Problem>(call);
-  p.wide = call.wide;
-  return p;
-}
-
-WeightView weights(const TensorView& view, const Problem& p) {
-  return weight_view(view, p.softmax, p.kernel_size * p.kernel_size, p.phases);
-}
-
-// `Written` of a call is its result: features, output, or neither.
+// Which of the two tensors is the result.
 enum class Written { kFeatures, kOutput, kNeither };
 
 class TorchHost final : public Host {
 public:
-  TorchHost(const Call& call, Written written) : call_(call), written_(written) {}
+  TorchHost(
+      void* stream, int64_t multiprocessors, const Tensor& features, const Tensor& output, Written written)
+      : Host(stream, multiprocessors), features_(features), output_(output), written_(written) {}
 
   Problem in_rows(const Problem& problem) override {
     Problem p = problem;
-    p.features = place(features_, *call_.features, written_ == Written::kFeatures);
-    p.output = place(output_, *call_.output, written_ == Written::kOutput);
+    p.features = place(feature_rows_, features_, written_ == Written::kFeatures);
+    p.output = place(output_rows_, output_, written_ == Written::kOutput);
     return p;
   }
 
   void finish() override {
     if (written_ != Written::kNeither) {
-      Tensor result = written_ == Written::kFeatures ? *call_.features : *call_.output;
-      torch::stable::copy_(result, *(written_ == Written::kFeatures ? features_ : output_));
+      Tensor result = written_ == Written::kFeatures ? features_ : output_;
+      torch::stable::copy_(result, *(written_ == Written::kFeatures ? feature_rows_ : output_rows_));
     }
   }
 
@@ -53,7 +45,7 @@ public:
 
 private:
   Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef size, ScalarType dtype) const {
-    return torch::stable::empty(size, dtype, std::nullopt, call_.features->device());
+    return torch::stable::empty(size, dtype, std::nullopt, features_.device());
   }
 
   TensorView place(std::optional<Tensor>& copy, const Tensor& tensor, bool written) const {
@@ -62,52 +54,43 @@ private:
     return written ? mutable_view(*copy) : view(*copy);
   }
 
-  const Call& call_;
+  const Tensor& features_;
+  const Tensor& output_;
   const Written written_;
-  std::optional<Tensor> features_, output_, scratch_;
+  std::optional<Tensor> feature_rows_, output_rows_, scratch_;
 };
 
 // On the device of the tensors and torch's current stream there.
-void run(Launched (*op)(const Problem&, void*, Host&), Problem& p, const Call& call, Written written) {
-  const int32_t index = device_index(*call.features);
+void run(
+    Launched (*op)(const Problem&, Host&),
+    const Problem& p,
+    const Tensor& features,
+    const Tensor& output,
+    Written written) {
+  const int32_t index = device_index(features);
   const torch::stable::accelerator::DeviceGuard guard(index);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
   int multiprocessors = 0;
   STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index));
-  p.multiprocessors = multiprocessors;
-  TorchHost host(call, written);
-  STD_CUDA_CHECK(static_cast<cudaError_t>(op(p, stream, host).error));
+  TorchHost host(stream, multiprocessors, features, output, written);
+  STD_CUDA_CHECK(static_cast<cudaError_t>(op(p, host).error));
 }
 
 } // namespace
 
 void device::allocated(const Tensor&) {}
 
-void device::reassemble(const Call& call) {
-  Problem p = make_problem(call);
-  p.features = view(*call.features);
-  p.weights = weights(view(*call.masks), p);
-  p.output = mutable_view(*call.output);
-  run(carafe::reassemble, p, call, Written::kOutput);
+void device::reassemble(const Problem& p, const Tensor& features, const Tensor& output) {
+  run(carafe::reassemble, p, features, output, Written::kOutput);
 }
 
-void device::correlate(const Call& call) {
-  Problem p = make_problem(call);
-  p.features = view(*call.features);
-  p.output = view(*call.output);
-  if (call.softmax)
-    p.weights = weights(view(*call.masks), p);
-  p.grad_weights = weights(mutable_view(*call.grad_masks), p);
-  run(carafe::correlate, p, call, Written::kNeither);
+void device::correlate(const Problem& p, const Tensor& features, const Tensor& output) {
+  run(carafe::correlate, p, features, output, Written::kNeither);
 }
 
-void device::scatter(const Call& call) {
-  Problem p = make_problem(call);
-  p.features = mutable_view(*call.features);
-  p.output = view(*call.output);
-  p.weights = weights(view(*call.masks), p);
-  run(carafe::scatter, p, call, Written::kFeatures);
+void device::scatter(const Problem& p, const Tensor& features, const Tensor& output) {
+  run(carafe::scatter, p, features, output, Written::kFeatures);
 }
 
 } // namespace carafe

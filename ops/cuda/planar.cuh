@@ -4,60 +4,37 @@
 // Up map only: cell (y, x) is the feature pixel (y, x).
 #pragma once
 
+#include <iterator>
+
+#include "block.cuh"
 #include "registers.cuh"
 
 namespace carafe {
 
 constexpr int kPlanarThreads = 128;
-constexpr int kWarp = 32;
 constexpr int kBanks = 32;
 constexpr int kSector = 32; // bytes that memory moves at least
 
-// How a map is cut. Lanes run over the cells of a tile row by row, so that
-// narrow maps fill warps as well.
-struct Tile {
-  int width, height; // cells
-  int columns, rows; // tiles of the map
+// The features under a tile of cells. Lanes run over these row by row, so that narrow
+// maps fill warps as well.
+struct FeatureTile {
   int margin; // features kept left of the tile, >= radius
-  int feature_width; // features kept of a row
-  int pitch; // floats between rows in shared memory; = width mod 32, so that lanes meet no bank twice
+  int width; // features kept of a row
+  int pitch; // floats from row to row in shared memory; = the cells' width mod 32: no bank is met twice
   int chunk; // features that one copy moves
   int chunks; // copies for a tile
   int area; // floats of a tile in shared memory
 };
 
-// Blocks are counted along x alone: the other axes end at 65,535.
 struct PlanarParams {
   Problem problem;
-  Tile tile;
-  int group_channels;
-  int split_channels; // channels of a block, or of a slice of one
-  int splits;
+  Cut cut;
+  FeatureTile tile;
   bool together; // the pixels of an output row can be read S at a time
 };
 
-struct Block {
-  int64_t image, group;
-  int first_channel; // of the group
-  int y, x; // of the tile's first cell
-};
-
-CARAFE_DEVICE Block block_at(const PlanarParams& a) {
-  unsigned rest = blockIdx.x;
-  Block block;
-  block.x = int(rest % a.tile.columns) * a.tile.width;
-  rest /= a.tile.columns;
-  block.y = int(rest % a.tile.rows) * a.tile.height;
-  rest /= a.tile.rows;
-  block.first_channel = int(rest % a.splits) * a.split_channels;
-  rest /= a.splits;
-  block.group = rest % unsigned(a.problem.groups);
-  block.image = rest / unsigned(a.problem.groups);
-  return block;
-}
-
-CARAFE_DEVICE int64_t weight_offset(const WeightView& w, const Block& block, int y, int x) {
-  return block.image * w.image + block.group * w.group + y * w.cell_row + x * w.cell_column;
+CARAFE_DEVICE int64_t mask_offset(const MaskView& masks, const Block& block, int y, int x) {
+  return block.image * masks.image + block.group * masks.group + y * masks.cell_row + x * masks.cell_column;
 }
 
 // Tiles of kSlices channels at a time: channels c, c + split_channels, ...
@@ -68,7 +45,7 @@ struct FeaturePipe {
   static constexpr int kThreads = kSlices == 1 ? kPlanarThreads : kSlices * kWarp;
   static constexpr bool kWiden = sizeof(T) == 2;
 
-  const Tile& tile;
+  const FeatureTile& tile;
   Dtype dtype;
   const T* source; // of channel 0 of the block
   int64_t channel_stride;
@@ -79,27 +56,27 @@ struct FeaturePipe {
   int to[kSlots]; // offset in the tiles, -1 where there is no copy
   int slice[kSlots];
 
-  CARAFE_HD_STATIC int shared_floats(const Tile& tile) {
+  CARAFE_HD_STATIC int shared_floats(const FeatureTile& tile) {
     return tile.area * kSlices * (kWiden ? kStages / 2 + 2 : kStages);
   }
 
   __device__ FeaturePipe(const PlanarParams& a, const Block& block, float* shared)
-      : tile(a.tile), dtype(a.problem.features.dtype), split_channels(a.split_channels) {
+      : tile(a.tile), dtype(a.problem.features.dtype), split_channels(a.cut.split_channels) {
     const TensorView& x = a.problem.features;
     channel_stride = x.stride[1];
-    channels = a.group_channels - block.first_channel;
+    channels = a.cut.group_channels - block.first_channel;
     source = static_cast<const T*>(x.data) + block.image * x.stride[0] +
-        (block.group * a.group_channels + block.first_channel) * channel_stride;
+        (block.group * a.cut.group_channels + block.first_channel) * channel_stride;
     wide = shared;
     raw = reinterpret_cast<char*>(shared + (kWiden ? 2 * kSlices * tile.area : 0));
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       const int index = int(threadIdx.x) + i * kThreads;
-      const int row_chunks = tile.feature_width / tile.chunk;
+      const int row_chunks = tile.width / tile.chunk;
       const int column = index % row_chunks * tile.chunk;
       const int row = index / row_chunks % (tile.chunks / row_chunks);
       slice[i] = kSlices == 1 ? 0 : index / tile.chunks;
-      const int y = block.y + row - (tile.chunks / row_chunks - tile.height) / 2;
+      const int y = block.y + row - (tile.chunks / row_chunks - a.cut.height) / 2;
       const int left = block.x + column - tile.margin;
       const bool inside = y >= 0 && y < a.problem.in_h && left >= 0 && left < a.problem.in_w;
       from[i] = inside ? int(y * x.stride[2] + left) : -1;
@@ -158,11 +135,12 @@ inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // The cheapest way to cut the map into tiles of at most `lanes` cells; `slots`
 // copies a thread can make. False where none fits.
-inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int slots) {
+inline bool choose_tile(PlanarParams& best, int lanes, int slices, int slots) {
+  const Problem& p = best.problem;
   const int threads = lanes * slices;
   const int64_t bytes = is_16_bit(p.features.dtype) ? 2 : 4;
   const int radius = int(p.kernel_size) / 2, in_h = int(p.in_h), in_w = int(p.in_w);
-  const int taps = int(p.kernel_size * p.kernel_size * (1 + p.phases * p.phases));
+  const int taps = int(mask_entries(p) * (1 + p.phases * p.phases));
   const auto cut = [](int size, int by) { return (size + by - 1) / by; }; // 32 bits: every launch comes here
   // All rows must be aligned alike for wide copies.
   const auto divisible = [&p](int64_t n) {
@@ -177,29 +155,30 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
       // Two blocks must not share a sector of the output, which each would write in part.
       if (width < in_w && width * p.phases * bytes % kSector != 0)
         continue;
-      Tile t{};
-      t.width = width;
+      FeatureTile t{};
       t.chunk = chunk;
       t.margin = cut(radius, chunk) * chunk;
-      t.feature_width = cut(t.margin + width + radius, chunk) * chunk;
-      t.pitch = width + cut(t.feature_width - width, kBanks) * kBanks;
-      const int copied_rows = slots * lanes / (t.feature_width / chunk);
+      t.width = cut(t.margin + width + radius, chunk) * chunk;
+      t.pitch = width + cut(t.width - width, kBanks) * kBanks;
+      const int copied_rows = slots * lanes / (t.width / chunk);
       // A quarter of the shared memory is left to an OutputPipe.
       const int shared_rows = int(kMostShared / 4 * 3 / int(sizeof(float)) / (kStages * slices * t.pitch));
-      t.height = int(min_of(min_of(lanes / width, in_h), min_of(copied_rows, shared_rows) - 2 * radius));
-      if (t.height < 1)
+      const int height = int(
+          min_of(min_of(lanes / width, in_h), min_of(copied_rows, shared_rows) - 2 * radius));
+      if (height < 1)
         continue;
-      t.columns = cut(in_w, t.width);
-      t.rows = cut(in_h, t.height);
-      t.chunks = t.feature_width / chunk * (t.height + 2 * radius);
-      t.area = t.pitch * (t.height + 2 * radius);
+      const int columns = cut(in_w, width), rows = cut(in_h, height);
+      t.chunks = t.width / chunk * (height + 2 * radius);
+      t.area = t.pitch * (height + 2 * radius);
       t.area = cut(t.area, 4) * 4; // the next tile stays aligned
       // Instructions of a thread a channel, about: the taps' own, 4 for a copy, 6 for a narrow one.
       const int copies = cut(t.chunks * slices, threads) * (chunk == 1 ? 6 : 4);
-      const int64_t cost = int64_t(t.columns) * t.rows * (taps + copies);
+      const int64_t cost = int64_t(columns) * rows * (taps + copies);
       if (cost <= least) { // of equals the widest: longer rows, less halo
         least = cost;
-        best = t;
+        best.tile = t;
+        best.cut.width = width, best.cut.height = height;
+        best.cut.columns = columns, best.cut.rows = rows;
       }
     }
     if (least != INT64_MAX)
@@ -208,20 +187,31 @@ inline bool choose_tile(Tile& best, const Problem& p, int lanes, int slices, int
   return false;
 }
 
-// Into how many blocks the channels of each of some tiles are split, where a
-// processor holds `resident` blocks: the least time by whole waves of blocks, each
-// of which takes about the time of `weights` channels to load its weights.
-inline int choose_splits(const Problem& p, int64_t tiles, int64_t resident, int64_t weights = 16) {
-  const int64_t channels = p.group_channels(), wave = resident * p.multiprocessors;
+// Split the channels among blocks, where a processor holds `resident` of them: the least
+// time by whole waves of blocks, each of which loads its masks in about the time of
+// `mask_time` channels. Splits are multiples of what a block takes at once.
+constexpr int kMaskTime = 16;
+inline void choose_splits(
+    Cut& cut,
+    const Problem& p,
+    int64_t multiprocessors,
+    int64_t resident,
+    int mask_time = kMaskTime,
+    int multiple = 1) {
+  constexpr int64_t kMostSplits = 64; // a bound on this search, which every launch makes
+  const int64_t channels = group_channels(p), wave = resident * multiprocessors;
+  const int64_t tiles = p.batch * p.groups * cut.rows * cut.columns;
   int64_t best = 1, least = INT64_MAX;
-  for (int64_t splits = 1; splits <= min_of(channels / weights, 64) || splits == 1; ++splits) {
-    const int64_t cost = ceil_div(tiles * splits, wave) * (ceil_div(channels, splits) + weights);
-    if (cost < least) {
-      least = cost;
+  for (int64_t splits = 1; splits <= min_of(channels / mask_time, kMostSplits) || splits == 1; ++splits) {
+    const int64_t time = ceil_div(tiles * splits, wave) * (ceil_div(channels, splits) + mask_time);
+    if (time < least) {
+      least = time;
       best = splits;
     }
   }
-  return int(best);
+  cut.group_channels = int(channels);
+  cut.split_channels = int(ceil_div(ceil_div(channels, best), multiple)) * multiple;
+  cut.splits = int(ceil_div(channels, cut.split_channels));
 }
 
 // Dense rows of a supported dtype, and offsets inside a channel that fit 32 bits.
@@ -230,10 +220,10 @@ inline bool is_planar(const Problem& p) {
     return view.dtype != Dtype::kDouble && (width == 1 || view.stride[3] == 1) && view.stride[2] >= 0 &&
         height * view.stride[2] + width < INT32_MAX;
   };
-  return !p.wide && p.step == 1 && p.features.dtype == p.output.dtype && p.group_channels() > 0 &&
-      p.group_channels() < INT32_MAX && dense(p.features, p.in_h, p.in_w) &&
-      dense(p.output, p.cells_h * p.phases, p.cells_w * p.phases) &&
-      p.weights.dtype != Dtype::kDouble && p.grad_weights.dtype != Dtype::kDouble;
+  return !p.wide && p.step == 1 && p.features.dtype == p.output.dtype && group_channels(p) > 0 &&
+      group_channels(p) < INT32_MAX && dense(p.features, p.in_h, p.in_w) &&
+      dense(p.output, p.cells_h * p.phases, p.cells_w * p.phases) && p.masks.dtype != Dtype::kDouble &&
+      p.grad_masks.dtype != Dtype::kDouble;
 }
 
 // Whether S neighbouring pixels of the output can be read or written at once.
@@ -244,18 +234,20 @@ inline bool pixels_together(const Problem& p) {
       stride[2] % p.phases == 0;
 }
 
-// A specialised launcher of one operator: (5, 2), (3, 2), (5, 1), by element type.
-// Its name must be its own: two files may not share one.
-template <template <int, int, typename> class Run>
-Launched specialised(const Problem& p, void* stream) {
-  if (!is_specialised(p) || !is_planar(p))
-    return {};
-  const bool narrow = is_16_bit(p.features.dtype);
-  if (p.kernel_size == 5 && p.phases == 2)
-    return narrow ? Run<5, 2, uint16_t>::launch(p, stream) : Run<5, 2, float>::launch(p, stream);
-  if (p.kernel_size == 3 && p.phases == 2)
-    return narrow ? Run<3, 2, uint16_t>::launch(p, stream) : Run<3, 2, float>::launch(p, stream);
-  return narrow ? Run<5, 1, uint16_t>::launch(p, stream) : Run<5, 1, float>::launch(p, stream);
+// One of the kPlanarSizes of one operator, by element type. The name of Run must be its
+// own: two files may not share one.
+template <template <int, int, typename> class Run, int i = 0>
+Launched specialised(const Problem& p, Host& host) {
+  if constexpr (i < int(std::size(kPlanarSizes))) {
+    constexpr int K = kPlanarSizes[i][0], S = kPlanarSizes[i][1];
+    if (p.kernel_size != K || p.phases != S)
+      return specialised<Run, i + 1>(p, host);
+    if (!is_planar(p))
+      return {};
+    return is_16_bit(p.features.dtype) ? Run<K, S, uint16_t>::launch(p, host)
+                                       : Run<K, S, float>::launch(p, host);
+  }
+  return {};
 }
 
 } // namespace carafe

@@ -4,7 +4,7 @@
 // Two neighbouring cells, x even, share a window of 5 rows x 6 columns: 15 pairs of
 // taps, of 16 that two mma take. M: 16 channels. N: the 4 x 2 output pixels of the
 // two cells. The features lie in shared memory as they do in the tensor, so that two
-// neighbours are one word: each fragment of them is a plain read. The weights of a
+// neighbours are one word: each fragment of them is a plain read. The masks of a
 // cell have zeros at the taps of the other cell alone.
 //
 // Such a zero times a feature that is not finite would be NaN. So a sum that came
@@ -16,8 +16,10 @@ namespace {
 
 constexpr int K = 5, S = 2, kTaps = K * K;
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kResident = 2; // blocks on a multiprocessor, by registers
 constexpr int kSlab = 16; // channels of an mma
-constexpr int kUnit = 8; // pairs of cells in a row, whose weights a warp keeps
+constexpr int kMaskSlabs = 3; // slabs that take as long as to load the masks (NOTES.md, estimated)
+constexpr int kUnit = 8; // pairs of cells in a row, whose masks a warp keeps
 constexpr int kStageRow = 18; // words of an output row of a unit, 2 of them unused: no two lanes meet a bank
 
 // The features under a block's units, one unit a warp.
@@ -34,7 +36,7 @@ struct Layout {
   static constexpr int kOutput = kSlab * S * kStageRow; // words of a warp
   static constexpr int kSharedWords = 2 * kStage + kWarps * kOutput;
   static_assert(kPitch % 4 == 3 && kPlane % 32 == 4 && kRows * kWords <= kThreads);
-  static_assert(kStage + kThreads * kTaps <= kSharedWords, "the weights pass through all but a stage");
+  static_assert(kStage + kThreads * kTaps <= kSharedWords, "the masks pass through all but a stage");
 };
 
 // The words of the window that a lane reads and weighs: number q, q + 4, q + 8, q + 12.
@@ -43,10 +45,9 @@ CARAFE_DEVICE int word_column(int word) { return word < 15 ? word % 3 : 3; } // 
 
 // One output pixel, tap by tap.
 template <int kBFloat16>
-__device__ float
-exact_sum(const Problem& p, int64_t weights, const uint16_t* features, int pitch) {
+__device__ float exact_sum(const Problem& p, int64_t masks, const uint16_t* features, int pitch) {
   const auto logit = [&](int t) {
-    return load<float>(p.weights.data, weights + t * p.weights.entry, p.weights.dtype);
+    return load<float>(p.masks.data, masks + t * p.masks.entry, p.masks.dtype);
   };
   float largest = logit(0), total = 0, sum = 0;
 #pragma unroll 1
@@ -66,17 +67,17 @@ exact_sum(const Problem& p, int64_t weights, const uint16_t* features, int pitch
 CARAFE_DEVICE int least(int a, int b) { return a < b ? a : b; }
 
 template <int kAcross, int kParts, int kBFloat16>
-__global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const PlanarParams a) {
+__global__ void __launch_bounds__(kThreads, kResident) reassemble_tensor_kernel(const PlanarParams a) {
   using L = Layout<kAcross>;
   CARAFE_SHARED(shared);
   constexpr Dtype kDtype = kBFloat16 ? Dtype::kBFloat16 : Dtype::kHalf;
   const Problem& p = a.problem;
-  const Block block = block_at(a);
+  const Block block = block_at(a.cut, p);
   const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
   const int group = lane / 4, q = lane % 4; // of the fragments
-  const int left = a.group_channels - block.first_channel;
-  const int channels = left < a.split_channels ? left : a.split_channels;
-  const int64_t first = block.group * a.group_channels + block.first_channel;
+  const int left = a.cut.group_channels - block.first_channel;
+  const int channels = left < a.cut.split_channels ? left : a.cut.split_channels;
+  const int64_t first = block.group * a.cut.group_channels + block.first_channel;
   uint32_t* tiles = reinterpret_cast<uint32_t*>(shared);
   // Results of the warp, [channel][row][word], and where this lane's first one goes.
   uint32_t* rows = tiles + 2 * L::kStage + warp * L::kOutput;
@@ -101,19 +102,19 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
     commit_copies();
   };
   fetch(0);
-  // The weights, four pairs of cells at a time: a lane has one output pixel's, leaves them
+  // The masks, four pairs of cells at a time: a lane has one output pixel's, leaves them
   // in shared memory behind the first stage, and takes its fragments from there. They
-  // serve the `group`th pixel of a pair. A cell outside the map has some other's weights.
-  uint32_t weights[kUnit][kParts][4];
+  // serve the `group`th pixel of a pair. A cell outside the map has some other's masks.
+  uint32_t masks[kUnit][kParts][4];
   const int unit_y = warp / kAcross, unit_x = warp % kAcross * (2 * kUnit); // in the block, in cells
   uint32_t* own = tiles + L::kStage + warp * kWarp * kTaps;
 #pragma unroll
   for (int pass = 0; pass < kUnit; pass += 4) {
-    CellWeights<K, 1> w;
+    CellMasks<K, 1> w;
     const int y = least(block.y + unit_y, int(p.cells_h) - 1);
     const int x = least(block.x + unit_x + 2 * pass + lane % 16 / S, int(p.cells_w) - 1);
-    load_weights<K, S, 1>(
-        w, p.weights, p.softmax, true, weight_offset(p.weights, block, y, x), lane / 16 * S + lane % S);
+    load_masks<K, S, 1>(
+        w, p.masks, p.softmax, true, mask_offset(p.masks, block, y, x), lane / 16 * S + lane % S);
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
       const uint16_t high = narrow(w[t][0], kDtype);
@@ -133,9 +134,9 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
           const bool real = word < 15 && column >= 0 && column < K;
           both[half] = real ? from[word_row(word) * K + column] : 0;
         }
-        weights[pass + pair][0][i] = (both[0] & 0xffff) | both[1] << 16;
+        masks[pass + pair][0][i] = (both[0] & 0xffff) | both[1] << 16;
         if constexpr (kParts == 2)
-          weights[pass + pair][1][i] = both[0] >> 16 | (both[1] & 0xffff0000u);
+          masks[pass + pair][1][i] = both[0] >> 16 | (both[1] & 0xffff0000u);
       }
     __syncwarp();
   }
@@ -173,12 +174,12 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
             stage[words[i + 1] + 8 * L::kPlane + pair]};
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
-          multiply_add<kBFloat16>(sum, features, weights[pair][part] + i);
+          multiply_add<kBFloat16>(sum, features, masks[pair][part] + i);
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        staged[half * 8 * S * kStageRow + 2 * pair] =
-            narrow(sum[2 * half], kDtype) | uint32_t(narrow(sum[2 * half + 1], kDtype)) << 16;
+        staged[half * 8 * S * kStageRow + 2 * pair] = narrow(sum[2 * half], kDtype) |
+            uint32_t(narrow(sum[2 * half + 1], kDtype)) << 16;
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         doubt += sum[i] * 0; // NaN for what is not finite
@@ -189,8 +190,8 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
         const int pair = i / 4, half = i / 2 % 2, column = 2 * pair + q % 2;
         if (x + column >= p.cells_w)
           continue;
-        const int64_t offset = weight_offset(p.weights, block, y, x + column) +
-            q / 2 * p.weights.phase_row + i % 2 * p.weights.phase_column;
+        const int64_t offset = mask_offset(p.masks, block, y, x + column) + q / 2 * p.masks.phase_row +
+            i % 2 * p.masks.phase_column;
         const uint32_t* row = stage + corner + 8 * half * L::kPlane;
         reinterpret_cast<uint16_t*>(staged + half * 8 * S * kStageRow + 2 * pair)[i % 2] = narrow(
             exact_sum<kBFloat16>(p, offset, reinterpret_cast<const uint16_t*>(row) + column, 2 * L::kPitch),
@@ -200,8 +201,8 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
     __syncwarp();
     // Lanes 8 apart take rows 8 apart, which are 4 channels: no two meet a bank.
     const int pair = lane % 8, channel = c + lane / 8 * 4, end = x + 2 * pair < p.cells_w ? channels : 0;
-    uint16_t* target =
-        output + channel * p.output.stride[1] + y * S * p.output.stride[2] + (x + 2 * pair) * S;
+    uint16_t* target = output + channel * p.output.stride[1] + y * S * p.output.stride[2] +
+        (x + 2 * pair) * S;
     const uint32_t* from = rows + lane / 8 * 8 * kStageRow + 2 * pair;
 #pragma unroll
     for (int i = 0; i < 4; ++i, target += p.output.stride[1], from += S * kStageRow)
@@ -216,43 +217,39 @@ __global__ void __launch_bounds__(kThreads, 2) reassemble_tensor_kernel(const Pl
 }
 
 template <int kAcross, int kParts, int kBFloat16>
-Launched launch_tensor(const Problem& p, void* stream) {
+Launched launch_tensor(const Problem& p, Host& host) {
   using L = Layout<kAcross>;
   const auto kernel = reassemble_tensor_kernel<kAcross, kParts, kBFloat16>;
   if (!has_tensor_cores(kernel))
     return {};
   PlanarParams a{p};
-  a.tile.width = 2 * kUnit * kAcross;
-  a.tile.height = L::kDown;
-  a.tile.columns = int(ceil_div(p.cells_w, a.tile.width));
-  a.tile.rows = int(ceil_div(p.cells_h, a.tile.height));
-  a.group_channels = int(p.group_channels());
-  const int64_t tiles = p.batch * p.groups * a.tile.rows * a.tile.columns;
-  a.splits = choose_splits(p, tiles, 2, 3 * kSlab);
-  a.split_channels = int(ceil_div(ceil_div(a.group_channels, a.splits), kSlab)) * kSlab;
-  a.splits = int(ceil_div(a.group_channels, a.split_channels));
+  Cut& cut = a.cut;
+  cut.width = 2 * kUnit * kAcross;
+  cut.height = L::kDown;
+  cut.columns = int(ceil_div(p.cells_w, cut.width));
+  cut.rows = int(ceil_div(p.cells_h, cut.height));
+  choose_splits(cut, p, host.multiprocessors, kResident, kMaskSlabs * kSlab, kSlab);
   return {
       "reassemble_tensor",
       launch(
-          kernel, tiles * a.splits, kThreads, sizeof(uint32_t) * int64_t(L::kSharedWords), stream, a)};
+          kernel, block_count(cut, p), kThreads, sizeof(uint32_t) * int64_t(L::kSharedWords), host.stream,
+          a)};
 }
 
 // Two units across where that takes no more blocks than one.
 template <int kParts, int kBFloat16>
-Launched launch_shaped(const Problem& p, void* stream) {
+Launched launch_shaped(const Problem& p, Host& host) {
   const auto blocks = [&p](int width, int height) {
     return ceil_div(p.cells_w, width) * ceil_div(p.cells_h, height);
   };
   return blocks(4 * kUnit, Layout<2>::kDown) <= blocks(2 * kUnit, Layout<1>::kDown)
-      ? launch_tensor<2, kParts, kBFloat16>(p, stream)
-      : launch_tensor<1, kParts, kBFloat16>(p, stream);
+      ? launch_tensor<2, kParts, kBFloat16>(p, host)
+      : launch_tensor<1, kParts, kBFloat16>(p, host);
 }
 
 // A weight is one word where it has the kind of the features, else the sum of two: those of a softmax,
 // and masks beside bfloat16 features. Beside float16 ones masks could be too large or too small.
-bool weighs_in_parts(const Problem& p) {
-  return p.softmax || p.weights.dtype != p.features.dtype;
-}
+bool weighs_in_parts(const Problem& p) { return p.softmax || p.masks.dtype != p.features.dtype; }
 
 // Rows of features that are words, output rows that are pairs of words.
 bool is_tensor(const Problem& p) {
@@ -261,19 +258,19 @@ bool is_tensor(const Problem& p) {
         is_aligned(view.data, 2 * n);
   };
   return is_planar(p) && is_16_bit(p.features.dtype) && p.kernel_size == K && p.phases == S &&
-      p.in_w % 2 == 0 && divides(p.features, 2) && divides(p.output, 4) && p.group_channels() >= kSlab &&
-      (p.softmax || p.features.dtype == Dtype::kBFloat16 || p.weights.dtype == p.features.dtype);
+      p.in_w % 2 == 0 && divides(p.features, 2) && divides(p.output, 4) && group_channels(p) >= kSlab &&
+      (p.softmax || p.features.dtype == Dtype::kBFloat16 || p.masks.dtype == p.features.dtype);
 }
 
 } // namespace
 
-Launched reassemble_tensor(const Problem& p, void* stream) {
+Launched reassemble_tensor(const Problem& p, Host& host) {
   if (!is_tensor(p))
     return {};
   const bool parts = weighs_in_parts(p);
   if (p.features.dtype == Dtype::kBFloat16)
-    return parts ? launch_shaped<2, 1>(p, stream) : launch_shaped<1, 1>(p, stream);
-  return parts ? launch_shaped<2, 0>(p, stream) : launch_shaped<1, 0>(p, stream);
+    return parts ? launch_shaped<2, 1>(p, host) : launch_shaped<1, 1>(p, host);
+  return parts ? launch_shaped<2, 0>(p, host) : launch_shaped<1, 0>(p, host);
 }
 
 } // namespace carafe

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One cell in a thread: its kernels, K*K entries of P phases, in registers, and
+// One cell in a thread: its masks, K*K entries of P phases, in registers, and
 // its output pixels.
 #pragma once
 
@@ -10,12 +10,11 @@ namespace carafe {
 constexpr int kStages = 4; // channels under way
 
 template <int K, int P>
-using CellWeights = float[K * K][P];
+using CellMasks = float[K * K][P];
 
 // P = S*S phases of a cell, or one of them.
 template <int K, int S, int P, typename T>
-CARAFE_DEVICE void
-load_weights_as(CellWeights<K, P>& w, const WeightView& view, int64_t offset, int first_phase) {
+CARAFE_DEVICE void load_masks_as(CellMasks<K, P>& w, const MaskView& view, int64_t offset, int first_phase) {
   const T* entry = static_cast<const T*>(view.data) + offset;
 #pragma unroll
   for (int t = 0; t < K * K; ++t, entry += view.entry) {
@@ -29,7 +28,7 @@ load_weights_as(CellWeights<K, P>& w, const WeightView& view, int64_t offset, in
 
 // Softmax over the entries, for each phase.
 template <int K, int P>
-CARAFE_DEVICE void softmax_weights(CellWeights<K, P>& w) {
+CARAFE_DEVICE void normalise(CellMasks<K, P>& w) {
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     float largest = w[0][p];
@@ -49,12 +48,11 @@ CARAFE_DEVICE void softmax_weights(CellWeights<K, P>& w) {
   }
 }
 
-// Masks as they are, logits through softmax. No weights at all, zeros, where
-// the cell does not exist.
+// Masks as they are, logits through softmax; zeros where the cell does not exist.
 template <int K, int S, int P>
-CARAFE_DEVICE void load_weights(
-    CellWeights<K, P>& w,
-    const WeightView& view,
+CARAFE_DEVICE void load_masks(
+    CellMasks<K, P>& w,
+    const MaskView& view,
     bool softmax,
     bool exists,
     int64_t offset, // of entry 0, phase (0, 0)
@@ -68,11 +66,11 @@ CARAFE_DEVICE void load_weights(
     return;
   }
   if (view.dtype == Dtype::kFloat)
-    load_weights_as<K, S, P, float>(w, view, offset, first_phase);
+    load_masks_as<K, S, P, float>(w, view, offset, first_phase);
   else
-    load_weights_as<K, S, P, uint16_t>(w, view, offset, first_phase);
+    load_masks_as<K, S, P, uint16_t>(w, view, offset, first_phase);
   if (softmax)
-    softmax_weights<K, P>(w);
+    normalise<K, P>(w);
 }
 
 // The S*S output pixels of each thread's cell, channel after channel, on their

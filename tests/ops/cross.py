@@ -42,16 +42,15 @@ def missing(target: str) -> list[str]:
 def build(target: str) -> Path:
     """Compile, once for each state of the sources, with the flags of ops/build_native.py."""
     compiler, sets = TARGETS[target]['compiler'], TARGETS[target]['sets']
-    kernels, dispatch = ROOT / 'ops/cpu/kernels.cpp', ROOT / 'ops/cpu/dispatch.cpp'
+    kernels, select = ROOT / 'ops/cpu/kernels.cpp', ROOT / 'ops/cpu/select.cpp'
     commands = {
-        source.stem: [*compiler, *COMMON, '-O2', '-c', str(source), '-o'] for source in (dispatch, DRIVER)
+        source.stem: [*compiler, *COMMON, '-O2', '-c', str(source), '-o'] for source in (select, DRIVER)
     }
     for isa, flags in sets.items():
-        macros = [f'-DCARAFE_TABLE=kernels_{isa}', f'-DCARAFE_ISA={isa}']
-        commands[isa] = [*compiler, *COMMON, *KERNEL, *flags, *macros, '-c', str(kernels), '-o']
+        commands[isa] = [*compiler, *COMMON, *KERNEL, *flags, f'-DCARAFE_ISA={isa}', '-c', str(kernels), '-o']
     version = subprocess.run([compiler[0], '--version'], capture_output=True, check=True).stdout
     digest = hashlib.sha256(repr(commands).encode() + version)
-    for path in sorted([kernels, dispatch, DRIVER, *(ROOT / 'ops').glob('*.h'), *kernels.parent.glob('*.h')]):
+    for path in sorted([kernels, select, DRIVER, *(ROOT / 'ops').glob('*.h'), *kernels.parent.glob('*.h')]):
         digest.update(path.read_bytes())
     with made_once(f'{target}-{digest.hexdigest()[:16]}') as (program, fresh):
         if fresh is None:

@@ -27,11 +27,11 @@ FLAGS = [
 
 
 class TensorView(ctypes.Structure):
-    _fields_ = [('data', ctypes.c_void_p), ('stride', ctypes.c_int64 * 4), ('dtype', ctypes.c_int32)]
+    _fields_ = [('data', ctypes.c_void_p), ('dtype', ctypes.c_int32), ('stride', ctypes.c_int64 * 4)]
 
     @classmethod
     def of(cls, tensor):
-        return cls(tensor.data_ptr(), (ctypes.c_int64 * 4)(*tensor.stride()), DTYPES.index(tensor.dtype))
+        return cls(tensor.data_ptr(), DTYPES.index(tensor.dtype), (ctypes.c_int64 * 4)(*tensor.stride()))
 
 
 def build() -> Path:
@@ -39,10 +39,9 @@ def build() -> Path:
     cuda = ROOT / 'ops' / 'cuda'
     sources = sorted([*cuda.glob('*.cu'), cuda / 'select.cpp', *FOLDER.glob('*.cpp')])
     digest = hashlib.sha256(repr(FLAGS).encode())
-    for path in sorted([*sources, *cuda.glob('*.cuh'), *cuda.glob('*.h'), *FOLDER.glob('*.h')]):
+    headers = [*cuda.glob('*.cuh'), *cuda.glob('*.h'), *FOLDER.glob('*.h'), *(ROOT / 'ops').glob('*.h')]
+    for path in sorted([*sources, *headers]):
         digest.update(path.read_bytes())
-    for name in ('reassembly.h', 'tensor_view.h'):
-        digest.update((ROOT / 'ops' / name).read_bytes())
     with made_once(f'emulator-{digest.hexdigest()[:16]}.so') as (library, fresh):
         if fresh is None:
             return library

@@ -11,7 +11,8 @@
 #include <cstring>
 #include <memory>
 
-#include "../../ops/cpu/params.h"
+#include "../../ops/cpu/kernels.h"
+#include "../../ops/sizes.h"
 
 namespace {
 
@@ -61,37 +62,22 @@ struct Fenced {
   }
 };
 
-template <Map map>
-void set_cells(Params& p, int64_t scale_factor) {
-  p.phases = phases<map>(scale_factor);
-  p.step = centre_step<map>(scale_factor);
-  p.cells_h = cells<map>(p.in_h, scale_factor);
-  p.cells_w = cells<map>(p.in_w, scale_factor);
-}
-
-// As host.h and cpu/host.cpp do it, but for the threads: the last items first, and
+// As host.cpp and cpu/host.cpp do it, but for the threads: the last items first, and
 // each run with scratch of its own that nothing has written.
 void serve(const Request& request) {
-  Params p{};
-  p.batch = request.batch;
-  p.channels = request.channels;
-  p.groups = request.groups;
-  p.in_h = request.in_h;
-  p.in_w = request.in_w;
-  p.kernel_size = request.kernel_size;
-  p.softmax = request.softmax;
-  (request.down ? set_cells<Map::kDown> : set_cells<Map::kUp>)(p, request.scale_factor);
-
-  TensorView* const views[] = {&p.features, &p.output, &p.masks, &p.grad_masks};
+  const Sizes sizes{request.batch,       request.channels, request.in_h,         request.in_w,
+                    request.kernel_size, request.groups,   request.scale_factor, request.down != 0};
+  Problem p = make_problem(sizes, request.softmax, request.wide);
   const int written[] = {1, 3, 0}; // by each operator
   std::unique_ptr<Fenced> memory[4];
+  TensorView views[4] = {};
   for (int i = 0; i < 4; ++i) {
     const auto& tensor = request.tensors[i];
     if (tensor.bytes == 0)
       continue;
     memory[i].reset(new Fenced(size_t(tensor.bytes)));
-    *views[i] = {memory[i]->data, {}, Dtype(tensor.dtype)};
-    std::memcpy(views[i]->stride, tensor.stride, sizeof tensor.stride);
+    views[i] = {{memory[i]->data, Dtype(tensor.dtype)}, {}};
+    std::memcpy(views[i].stride, tensor.stride, sizeof tensor.stride);
     if (i == written[request.op])
       continue;
     if (std::fread(memory[i]->data, 1, memory[i]->size, stdin) != memory[i]->size)
@@ -99,16 +85,18 @@ void serve(const Request& request) {
     mprotect(memory[i]->first, memory[i]->whole, PROT_READ);
   }
 
-  const KernelTable& table = kernels();
-  const Operator(&both)[2] = request.op == 0 ? table.reassemble
-      : request.op == 1                      ? table.correlate
-                                             : table.scatter;
-  const Operator& op = both[request.wide];
-  op.plan(p, request.threads);
+  p.features = views[0];
+  p.output = views[1];
+  p.masks = mask_view(views[2], p);
+  p.grad_masks = mask_view(views[3], p);
+  const Kernel& kernel = request.op == 0 ? select_reassemble(p)
+      : request.op == 1                  ? select_correlate(p)
+                                         : select_scatter(p);
+  const Plan plan = kernel.plan(p, request.threads);
   for (int64_t piece = request.pieces - 1; piece >= 0; --piece) {
-    const Fenced scratch((p.scratch_bytes + 63) / 64 * 64);
-    op.run(
-        p, piece * p.items / request.pieces, (piece + 1) * p.items / request.pieces, scratch.data);
+    const Fenced scratch((plan.scratch_bytes + kCacheLine - 1) / kCacheLine * kCacheLine);
+    const int64_t begin = piece * plan.items / request.pieces;
+    kernel.run(p, plan, begin, (piece + 1) * plan.items / request.pieces, scratch.data);
     scratch.check();
   }
   const Fenced& result = *memory[written[request.op]];

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # seven seconds of compiling for each object
 MACHINES = [
     ('gcc-arm64', 'baseline'),
     ('clang-arm64', 'baseline'),
-    *(('clang', isa) for isa in ('baseline', 'avx2', 'avx512', 'avx512_bf16')),
+    *(('clang', isa) for isa in cross.INSTRUCTION_SETS),
 ]
 
 

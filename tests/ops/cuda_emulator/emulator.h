@@ -161,8 +161,8 @@ void multiply_add(float* d, const uint32_t* a, const uint32_t* b) {
       for (int half = 0; half < 2; ++half) {
         const int i = (word < 4 ? word : word - 4) * 2 + half;
         if (word < 4)
-          left[i < 2 || (i >= 4 && i < 6) ? group : group + 8][pair * 2 + (i & 1) + (i >= 4 ? 8 : 0)] =
-              value(bits, i);
+          left[i < 2 || (i >= 4 && i < 6) ? group : group + 8][pair * 2 + (i & 1) + (i >= 4 ? 8 : 0)] = value(
+              bits, i);
         else
           right[pair * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = value(bits, i);
       }

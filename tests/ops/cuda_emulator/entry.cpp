@@ -4,7 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "../../../ops/cuda/problem.h"
+#include "../../../ops/cuda/kernels.h"
+#include "../../../ops/sizes.h"
 
 using carafe::Launched;
 using carafe::Problem;
@@ -16,7 +17,8 @@ namespace {
 
 // As ops/cuda/host.cpp does with torch.
 struct Rows final : carafe::Host {
-  Rows(const Problem& problem, const char* name, void* stats) : problem(problem), name(name), stats(stats) {}
+  Rows(const Problem& problem, const char* name, void* stats, int64_t multiprocessors)
+      : Host(nullptr, multiprocessors), problem(problem), name(name), stats(stats) {}
 
   Problem in_rows(const Problem& problem) override {
     Problem p = problem;
@@ -35,7 +37,7 @@ struct Rows final : carafe::Host {
 
 private:
   TensorView place(std::vector<char>& memory, const TensorView& view, int64_t h, int64_t w, bool is_written) {
-    TensorView rows{nullptr, {problem.channels * h * w, h * w, w, 1}, view.dtype};
+    TensorView rows{{nullptr, view.dtype}, {problem.channels * h * w, h * w, w, 1}};
     const size_t bytes = problem.batch * rows.stride[0] * element(view);
     memory.assign(bytes, char(0xff)); // NaN
     rows.data = memory.data();
@@ -85,44 +87,30 @@ extern "C" const char* emulator_run(
     const TensorView* grad_masks,
     const int64_t* sizes, // N, C, H, W, k, G, s, down, softmax, wide, multiprocessors
     void* stats) {
-  Problem p{};
-  p.batch = sizes[0], p.channels = sizes[1], p.in_h = sizes[2], p.in_w = sizes[3];
-  p.kernel_size = sizes[4], p.groups = sizes[5];
-  const bool down = sizes[7];
-  p.phases = down ? carafe::phases<carafe::Map::kDown>(sizes[6]) : carafe::phases<carafe::Map::kUp>(sizes[6]);
-  p.step = down ? carafe::centre_step<carafe::Map::kDown>(sizes[6])
-                : carafe::centre_step<carafe::Map::kUp>(sizes[6]);
-  p.cells_h = carafe::ceil_div(p.in_h, p.step), p.cells_w = carafe::ceil_div(p.in_w, p.step);
-  p.softmax = sizes[8], p.wide = sizes[9], p.multiprocessors = sizes[10];
+  const carafe::Sizes call{sizes[0], sizes[1], sizes[2], sizes[3],
+                           sizes[4], sizes[5], sizes[6], sizes[7] != 0};
+  Problem p = carafe::make_problem(call, sizes[8], sizes[9]);
   p.features = *features, p.output = *output;
-  const int64_t entries = p.kernel_size * p.kernel_size;
   if (masks != nullptr)
-    p.weights = carafe::weight_view(*masks, p.softmax, entries, p.phases);
+    p.masks = carafe::mask_view(*masks, p);
   if (grad_masks != nullptr)
-    p.grad_weights = carafe::weight_view(*grad_masks, p.softmax, entries, p.phases);
-  p.stats = stats;
+    p.grad_masks = carafe::mask_view(*grad_masks, p);
 
   const struct {
     const char* name;
-    Launched (*run)(const Problem&, void*);
+    Launched (*run)(const Problem&, carafe::Host&);
   } runs[] = {
 #define CARAFE_RUN(function) {#function, carafe::function}
+      CARAFE_RUN(reassemble),         CARAFE_RUN(correlate),         CARAFE_RUN(scatter),
       CARAFE_RUN(reassemble_generic), CARAFE_RUN(correlate_generic), CARAFE_RUN(scatter_generic),
       CARAFE_RUN(reassemble_planar),  CARAFE_RUN(correlate_planar),  CARAFE_RUN(scatter_planar),
       CARAFE_RUN(reassemble_last),    CARAFE_RUN(correlate_last),    CARAFE_RUN(scatter_last),
       CARAFE_RUN(reassemble_tensor),
   };
-  const struct {
-    const char* name;
-    Launched (*run)(const Problem&, void*, carafe::Host&);
-  } chosen[] = {CARAFE_RUN(reassemble), CARAFE_RUN(correlate), CARAFE_RUN(scatter)};
-  Rows rows(p, name, stats);
-  for (const auto& run : chosen)
-    if (std::strcmp(run.name, name) == 0)
-      return run.run(p, nullptr, rows).kernel;
+  Rows rows(p, name, stats, sizes[10]);
   for (const auto& run : runs)
     if (std::strcmp(run.name, name) == 0) {
-      const Launched launched = run.run(p, nullptr);
+      const Launched launched = run.run(p, rows);
       return launched.kernel == nullptr ? "" : launched.kernel;
     }
   return "no such operator";
