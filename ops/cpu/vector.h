@@ -73,7 +73,7 @@ CARAFE_INLINE void store(T* target, V value) { // any alignment
 
 template <typename T>
 CARAFE_INLINE Vec<T> splat(T value) {
-  return Vec<T>{} + value;
+  return value - Vec<T>{}; // an addition to zero would stay in the code: of -0 it makes +0
 }
 
 // Keeps a value in a register. GCC would rather load it again for each of the
