@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+import carafe_plugin
 from tests.runtime.helpers import load_tool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +94,7 @@ def test_wheel_holds_package_and_configs_but_no_tests(wheel):
         packed = {name for name in names if name.startswith(f'carafe_plugin/.mim/{source}/')}
         assert packed == expected
     assert 'carafe_plugin/.mim/model-index.yml' in names
+    assert 'carafe_plugin/py.typed' in names
     outside = [name for name in names if not re.match(r'carafe_plugin(/|-[^/]+\.dist-info/)', name)]
     assert not outside
 
@@ -156,6 +158,10 @@ def test_model_index_leads_to_configs():
         assert models
         for model in models:
             assert (ROOT / model['Config']).is_file(), model['Name']
+
+
+def test_citation_names_this_version():
+    assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == carafe_plugin.__version__
 
 
 def test_help_is_the_default_and_names_every_target():

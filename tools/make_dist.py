@@ -84,7 +84,7 @@ def meant(project: Path, stem: str) -> tuple[set, set]:
         found = [path for pattern in patterns for path in (project / folder).rglob(pattern)]
         return {str(path.relative_to(project)) for path in found if path.is_file()}
 
-    package = files('carafe_plugin', '*.py')
+    package = files('carafe_plugin', '*.py', 'py.typed')
     tools = files('tools', '*.py', '*.sh') - {f'tools/{name}' for name in CHECKOUT_TOOLS}
     data = files('configs', '*.py', '*.yml', '*.md') | tools | {'model-index.yml'}
     build = files('ops', '*.py', '*.cpp', '*.h', '*.cu', '*.cuh')
