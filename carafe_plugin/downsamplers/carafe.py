@@ -37,6 +37,7 @@ class CarafeDownsample(Downsampler):
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.downsamplers import CarafeDownsample
         >>> CarafeDownsample(64)(torch.rand(2, 64, 9, 12)).shape
         torch.Size([2, 64, 5, 6])
     """

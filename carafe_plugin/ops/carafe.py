@@ -49,6 +49,7 @@ def carafe(
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.ops import carafe
         >>> features, masks = torch.rand(1, 8, 4, 6), torch.rand(1, 25, 8, 12).softmax(dim=1)
         >>> carafe(features, masks, kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
@@ -92,6 +93,7 @@ def carafe_softmax(
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.ops import carafe_softmax
         >>> carafe_softmax(torch.rand(1, 8, 4, 6), torch.rand(1, 100, 4, 6), kernel_size=5).shape
         torch.Size([1, 8, 8, 12])
     """
@@ -142,6 +144,7 @@ def carafe_downsample(
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.ops import carafe_downsample
         >>> features, masks = torch.rand(1, 8, 5, 6), torch.rand(1, 25, 3, 3).softmax(dim=1)
         >>> carafe_downsample(features, masks, kernel_size=5).shape
         torch.Size([1, 8, 3, 3])
@@ -184,6 +187,7 @@ def carafe_downsample_softmax(
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.ops import carafe_downsample_softmax
         >>> carafe_downsample_softmax(torch.rand(1, 8, 5, 6), torch.rand(1, 25, 3, 3), kernel_size=5).shape
         torch.Size([1, 8, 3, 3])
     """

@@ -44,6 +44,7 @@ def correlate(
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.ops import correlate
         >>> correlate(torch.rand(1, 8, 8, 12), torch.rand(1, 8, 4, 6), kernel_size=5).shape
         torch.Size([1, 25, 8, 12])
     """

@@ -46,6 +46,7 @@ class CARAFE(Upsampler):
 
     Example:
         >>> import torch
+        >>> from carafe_plugin.upsamplers import CARAFE
         >>> CARAFE(64)(torch.rand(2, 64, 10, 12)).shape
         torch.Size([2, 64, 20, 24])
     """
