@@ -65,6 +65,7 @@ lint: setup ## Look for faults and formatting without changing anything
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	.venv/bin/clang-format --dry-run --Werror $(NATIVE)
+	$(PY) -m codespell_lib
 
 format: setup ## Sort imports, mend what can be mended, and format
 	$(PY) -m ruff check --fix
