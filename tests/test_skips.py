@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
     [
         ('true', 'no CUDA device', 0),
         ('true', 'no native library: gone', 1),
+        ('true', 'needs this and that', 0),
         ('', 'no native library: gone', 0),
     ],
 )
@@ -25,7 +26,9 @@ def test_unknown_reason(tmp_path, ci, reason, code):
         shutil.copy(HERE / name, tmp_path)
     test = f'import pytest\n\n\ndef test():\n    pytest.skip({reason!r})\n\n\ndef test_more():\n    pass\n'
     (tmp_path / 'test_it.py').write_text(test)
+    (tmp_path / 'more.txt').write_text('# Of this machine.\nneeds .*\n')
     command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--rootdir', tmp_path, tmp_path]
-    done = subprocess.run(command, env=os.environ | {'CI': ci}, cwd=tmp_path, capture_output=True, text=True)
+    env = os.environ | {'CI': ci, 'CARAFE_SKIPS': 'more.txt'}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == code, done.stdout
     assert f'1  {reason}' in done.stdout
