@@ -66,6 +66,7 @@ lint: setup ## Look for faults and formatting without changing anything
 	$(PY) -m ruff format --check
 	.venv/bin/clang-format --dry-run --Werror $(NATIVE)
 	$(PY) -m codespell_lib
+	$(PY) -m mypy
 
 format: setup ## Sort imports, mend what can be mended, and format
 	$(PY) -m ruff check --fix

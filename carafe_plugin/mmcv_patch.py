@@ -9,6 +9,7 @@ at hand.
 """
 
 import sys
+from typing import Any
 
 import mmcv.ops
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from carafe_plugin.ops import carafe
 
 # The attribute mmcv.ops.carafe is the function, which hides the module of that name.
-_MODULE = sys.modules['mmcv.ops.carafe']
+_MODULE: Any = sys.modules['mmcv.ops.carafe']
 
 #: What mmcv had: the function, and the two methods of its autograd class. mmcv's module holds them, so that
 #: a second import of this one (``importlib.reload``) does not take the patch for the original.
@@ -49,13 +50,13 @@ def undo() -> None:
     _MODULE.CARAFEFunction.backward = staticmethod(ORIGINALS['backward'])
 
 
-def _forward(ctx, features: Tensor, masks: Tensor, *sizes: int) -> Tensor:
+def _forward(ctx: Any, features: Tensor, masks: Tensor, *sizes: int) -> Tensor:
     ctx.save_for_backward(features, masks)
     ctx.sizes = sizes
     return carafe(features, masks, *sizes)
 
 
-def _backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     inputs = [
         x.detach().requires_grad_(need)
         for x, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)

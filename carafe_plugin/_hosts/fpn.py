@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """FPN (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144), any upsampler, for each toolbox's class."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from mmengine.model import ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from carafe_plugin.upsamplers import build_upsampler, top_down
 
 from .levels import require_levels
 
 
-class UpsampledTopDown:
+class UpsampledTopDown(nn.Module):
     """Mixin that makes the top-down steps of a stock FPN class upsamplers; stands before it among the bases.
 
     The topology is the stock one: an upsampler for each pair of neighbouring backbone levels (three of them
@@ -27,7 +29,19 @@ class UpsampledTopDown:
             of the next finer one's, give or take a pixel.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    # Of the stock class.
+    in_channels: list[int]
+    out_channels: int
+    num_outs: int
+    start_level: int
+    backbone_end_level: int
+    lateral_convs: nn.ModuleList
+    fpn_convs: nn.ModuleList
+    add_extra_convs: str
+    relu_before_extra_convs: bool
+    upsample_cfg: dict
+
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # mmengine's ModuleList initialises its members after the neck's own Xavier; torch's would not.
         self.upsamplers = ModuleList()
@@ -36,7 +50,7 @@ class UpsampledTopDown:
                 build_upsampler(upsample_cfg, self.out_channels, guide_channels=self.out_channels)
                 for _ in self.lateral_convs[1:]
             )
-        self.upsample_cfg = self.upsample_cfg if upsample_cfg is None else dict(upsample_cfg)
+            self.upsample_cfg = dict(upsample_cfg)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into ``num_outs`` maps."""

@@ -5,6 +5,8 @@ MMDetection has them, and MMSegmentation wraps its heads: a config of the latter
 ``mmdet.``.
 """
 
+from typing import Any
+
 from mmdet.models.layers import MSDeformAttnPixelDecoder, PixelDecoder
 from mmdet.models.task_modules.prior_generators import MlvlPointGenerator
 from mmdet.registry import MODELS
@@ -34,7 +36,12 @@ class UpsamplePixelDecoder(PixelDecoder):
     """
 
     def __init__(
-        self, in_channels: list[int], feat_channels: int, *args, upsample_cfg=None, **kwargs
+        self,
+        in_channels: list[int],
+        feat_channels: int,
+        *args: Any,
+        upsample_cfg: dict | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(in_channels, feat_channels, *args, **kwargs)
         self.upsamplers = _build(upsample_cfg, feat_channels, self.num_inputs - 1)
@@ -73,7 +80,12 @@ class UpsampleMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
             number of encoder levels.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, feat_channels: int = 256, **kwargs) -> None:
+    num_input_levels: int
+    strides: list[int]
+
+    def __init__(
+        self, *args: Any, upsample_cfg: dict | None = None, feat_channels: int = 256, **kwargs: Any
+    ) -> None:
         super().__init__(*args, feat_channels=feat_channels, **kwargs)
         steps = self.num_input_levels - self.num_encoder_levels
         self.upsamplers = _build(upsample_cfg, feat_channels, steps)

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The necks of YOLOX (https://arxiv.org/abs/2107.08430) and RTMDet (https://arxiv.org/abs/2212.07784)."""
 
+from typing import Any
+
 import torch
 from mmdet.models.necks import YOLOXPAFPN, CSPNeXtPAFPN
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from carafe_plugin._hosts.levels import require_levels
 from carafe_plugin.upsamplers import build_upsampler, fit
 
 
-class _ConcatPAFPN:
+class _ConcatPAFPN(nn.Module):
     """What both necks share: maps are upsampled and joined with the finer one along the channels.
 
     ``upsamplers[N]`` takes level N + 1 to level N, with the finer backbone map as its guide.
@@ -26,7 +28,16 @@ class _ConcatPAFPN:
             level's size is not half of the next finer one's, give or take a pixel.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    # Of the stock class.
+    in_channels: list[int]
+    upsample: nn.Module
+    reduce_layers: nn.ModuleList
+    top_down_blocks: nn.ModuleList
+    downsamples: nn.ModuleList
+    bottom_up_blocks: nn.ModuleList
+    out_convs: nn.ModuleList
+
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.upsamplers = ModuleList()
         if upsample_cfg is not None:

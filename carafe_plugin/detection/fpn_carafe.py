@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The 4-stage FPN behind the published CARAFE detectors (https://arxiv.org/abs/1905.02188), any upsampler."""
 
+from typing import Any
+
 from mmdet.models.necks import FPN_CARAFE
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
@@ -30,7 +32,7 @@ class UpsampleFPNCARAFE(FPN_CARAFE):
         TypeError, ValueError: as :class:`UpsampleFPN`.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         if upsample_cfg is None:
             super().__init__(*args, **kwargs)
             self.upsamplers = ModuleList()
@@ -64,7 +66,7 @@ class UpsampleFPNCARAFE(FPN_CARAFE):
         laterals = top_down(laterals, self.upsamplers)
         return tuple(conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=True))
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if self.upsamplers:
             stock = f'{prefix}upsample_modules.'
             for key in [key for key in state_dict if key.startswith(stock)]:

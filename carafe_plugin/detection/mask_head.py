@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mask R-CNN's mask head (He et al., ICCV 2017, https://arxiv.org/abs/1703.06870) with any upsampler."""
 
+from typing import Any
+
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 
@@ -25,8 +27,8 @@ class UpsampleFCNMaskHead(FCNMaskHead):
         TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
-        cfg = dict(type='deconv') if upsample_cfg is None else dict(upsample_cfg)
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
+        cfg: dict = dict(type='deconv') if upsample_cfg is None else dict(upsample_cfg)
         scale_factor = cfg.setdefault('scale_factor', 2)
         if cfg.get('type') == 'deconv':
             require_positive_int('scale_factor', scale_factor)

@@ -3,7 +3,7 @@
 
 from mmdet.models.necks import PAFPN
 from mmdet.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from .fpn import UpsampleFPN
 
@@ -22,6 +22,9 @@ class UpsamplePAFPN(UpsampleFPN, PAFPN):
     Raises:
         TypeError, ValueError: as :class:`UpsampleFPN`.
     """
+
+    downsample_convs: nn.ModuleList
+    pafpn_convs: nn.ModuleList
 
     def _outputs(self, laterals: list[Tensor]) -> list[Tensor]:
         finest, *outs = super()._outputs(laterals)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Panoptic FPN's semantic head (Kirillov et al., CVPR 2019, https://arxiv.org/abs/1901.02446)."""
 
+from typing import Any
+
 from mmdet.models.layers import ConvUpsample
 from mmdet.models.seg_heads import PanopticFPNHead
 from mmdet.registry import MODELS
@@ -28,7 +30,9 @@ class UpsamplePanopticFPNHead(PanopticFPNHead):
         TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    conv_upsample_layers: ModuleList
+
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if upsample_cfg is not None:
             self.conv_upsample_layers = ModuleList(

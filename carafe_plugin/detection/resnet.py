@@ -2,6 +2,7 @@
 """ResNet (He et al., CVPR 2016, https://arxiv.org/abs/1512.03385) with any downsampler."""
 
 from collections import OrderedDict
+from typing import Any
 
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
@@ -33,7 +34,9 @@ class CarafeResNet(ResNet):
         ValueError: ``avg_down`` is set, whose shortcuts have a pooling of their own.
     """
 
-    def __init__(self, *args, downsample_cfg: dict | None = None, avg_down: bool = False, **kwargs) -> None:
+    def __init__(
+        self, *args: Any, downsample_cfg: dict | None = None, avg_down: bool = False, **kwargs: Any
+    ) -> None:
         if downsample_cfg is not None and avg_down:
             raise ValueError('avg_down pools in the shortcuts: set avg_down=False to use downsample_cfg')
         self._downsample_cfg = downsample_cfg  # read by the methods below, which the stock constructor calls
@@ -44,7 +47,7 @@ class CarafeResNet(ResNet):
         if self._downsample_cfg is not None:
             self.maxpool = build_downsampler(self._downsample_cfg, stem_channels)
 
-    def make_res_layer(self, *, inplanes: int, stride: int, **kwargs) -> nn.Module:
+    def make_res_layer(self, *, inplanes: int, stride: int, **kwargs: Any) -> nn.Module:
         """Pack the blocks of a stage, after their downsampler where the stage has a stride."""
         if self._downsample_cfg is None or stride == 1:
             return super().make_res_layer(inplanes=inplanes, stride=stride, **kwargs)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_odd_int
+from carafe_plugin.ops.init import init_conv
 
 from .base import Downsampler
 from .build import DOWNSAMPLERS
@@ -34,8 +35,7 @@ class StridedConvDownsampler(Downsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform weights, zero biases."""
-        nn.init.xavier_uniform_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        init_conv(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)

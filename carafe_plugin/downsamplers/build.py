@@ -7,7 +7,7 @@ from carafe_plugin.ops.registry import Registry
 
 from .base import Downsampler
 
-DOWNSAMPLERS = Registry('downsampler', 'downsample_cfg')
+DOWNSAMPLERS: Registry[Downsampler] = Registry('downsampler', 'downsample_cfg')
 
 
 def build_downsampler(cfg: Mapping, in_channels: int, scale_factor: int = 2) -> Downsampler:

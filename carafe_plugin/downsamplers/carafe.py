@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe_downsample_softmax
 from carafe_plugin.ops.arguments import require_divisible, require_odd_int, require_positive_int
+from carafe_plugin.ops.init import init_conv
 
 from .base import Downsampler
 from .build import DOWNSAMPLERS
@@ -70,10 +71,8 @@ class CarafeDownsample(Downsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform compressor; encoder N(0, 0.001), so that kernels start near a plain mean."""
-        nn.init.xavier_uniform_(self.channel_compressor.weight)
-        nn.init.normal_(self.content_encoder.weight, std=0.001)
-        for conv in (self.channel_compressor, self.content_encoder):
-            nn.init.zeros_(conv.bias)
+        init_conv(self.channel_compressor)
+        init_conv(self.content_encoder, std=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.content_encoder(self.channel_compressor(x))

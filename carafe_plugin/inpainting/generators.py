@@ -175,7 +175,14 @@ class PartialConvUNet(BaseModule):
 
 class _PartialBlock(nn.Module):
     def __init__(
-        self, channels: int | tuple[int, ...], out: int, kernel: int, *, norm: bool, act: nn.Module, stride=1
+        self,
+        channels: int | tuple[int, ...],
+        out: int,
+        kernel: int,
+        *,
+        norm: bool,
+        act: nn.Module,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.conv = PartialConv2d(channels, out, kernel, stride, bias=not norm)

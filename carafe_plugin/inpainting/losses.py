@@ -71,6 +71,9 @@ class VGGLoss(nn.Module):
     Reference: Johnson et al., ECCV 2016; Gatys et al., CVPR 2016; weights as in Liu et al., ECCV 2018.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, perceptual: float = 0.05, style: float = 120.0, weights: str = 'torchvision') -> None:
         super().__init__()
         self.perceptual, self.style, self.weights = perceptual, style, weights
@@ -115,7 +118,7 @@ class VGGLoss(nn.Module):
             except UserError as error:
                 raise UserError(f'weights of VGG16: {error}; {remedy}') from error
         try:
-            from torchvision.models import VGG16_Weights
+            from torchvision.models import VGG16_Weights  # type: ignore[import-not-found]
         except ImportError as error:
             raise UserError(f'the perceptual loss needs the weights of VGG16: {remedy}') from error
         return VGG16_Weights.IMAGENET1K_V1.get_state_dict()

@@ -98,7 +98,7 @@ def random_strokes(
 
 
 def _paint_stroke(
-    hole: np.ndarray, rng: np.random.Generator, vertices: Sequence[int], length: Sequence, brush: Sequence
+    hole: np.ndarray, rng: np.random.Generator, vertices: Sequence[int], length: np.ndarray, brush: np.ndarray
 ) -> None:
     height, width = hole.shape
     point = rng.uniform(0, (width, height))
@@ -108,9 +108,9 @@ def _paint_stroke(
         angle += math.pi + rng.uniform(-1.2, 1.2)  # to and fro, as one scribbles
         step = rng.uniform(*length) * np.array([math.cos(angle), math.sin(angle)])
         end = np.clip(point + step, 0, (width - 1, height - 1))
-        ends = [tuple(map(int, p)) for p in (point, end)]
-        cv2.line(hole, *ends, 1, thickness)
-        cv2.circle(hole, ends[1], thickness // 2, 1, -1)
+        here, there = (tuple(map(int, p)) for p in (point, end))
+        cv2.line(hole, here, there, 1, thickness)
+        cv2.circle(hole, there, thickness // 2, 1, -1)
         point = end
 
 

@@ -150,17 +150,16 @@ class Inpainter(BaseModel):
             with optimizers[0].optim_context(self.generator):
                 losses = self.losses(result, images, holes)
                 if train_discriminator:
-                    losses['loss_adversarial'] = self._adversarial_loss(composed, holes)
+                    losses['loss_adversarial'] = self._adversarial_loss(self.discriminator, composed, holes)
             total, log_vars = self.parse_losses(losses)
             optimizers[0].update_params(total)
             logs.update(log_vars)
         return logs
 
-    def _adversarial_loss(self, composed: Tensor, holes: Tensor) -> Tensor:
+    def _adversarial_loss(self, discriminator: nn.Module, composed: Tensor, holes: Tensor) -> Tensor:
         # Past the wrapper of a distributed run, which would wait for gradients of the discriminator.
-        discriminator = self.discriminator
         if is_model_wrapper(discriminator):
-            discriminator = discriminator.module
+            discriminator = discriminator.get_submodule('module')
         trained = [p for p in discriminator.parameters() if p.requires_grad]
         for p in trained:
             p.requires_grad_(False)
@@ -190,7 +189,7 @@ class GeneratorDiscriminatorConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         if is_model_wrapper(model):
-            model = model.module
+            model = model.get_submodule('module')
         return OptimWrapperDict(
             **{
                 name: build_optim_wrapper(getattr(model, name), {**self.common, **part})

@@ -40,6 +40,8 @@ class PartialConv2d(nn.Module):
         (N, out_channels, H', W') and its mask (N, 1, H', W') with H' = ceil(H / stride).
     """
 
+    window: Tensor
+
     def __init__(
         self,
         in_channels: int | Sequence[int],
@@ -51,8 +53,9 @@ class PartialConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels = (in_channels,) if isinstance(in_channels, int) else tuple(in_channels)
+        self.padding = kernel_size // 2
         self.conv = nn.Conv2d(
-            sum(self.in_channels), out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias
+            sum(self.in_channels), out_channels, kernel_size, stride, self.padding, bias=bias
         )
         counts = torch.tensor(self.in_channels, dtype=torch.float32).view(1, -1, 1, 1)
         self.register_buffer('window', counts.repeat(1, 1, kernel_size, kernel_size), persistent=False)
@@ -61,12 +64,12 @@ class PartialConv2d(nn.Module):
         conv = self.conv
         # 16 bits could not count the values of a window.
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            seen = F.conv2d(mask.to(self.window.dtype), self.window, None, conv.stride, conv.padding)
+            seen = F.conv2d(mask.to(self.window.dtype), self.window, None, conv.stride, self.padding)
             seen = seen.round()  # Winograd and FFT, which a GPU may take, leave a trace where it is 0
             valid = (seen > 0).to(seen.dtype)
             ratio = valid * self.window.sum() / seen.clamp(min=1)
         spread = [m.expand(-1, c, -1, -1) for m, c in zip(mask.split(1, 1), self.in_channels, strict=True)]
-        out = F.conv2d(x * torch.cat(spread, 1), conv.weight, None, conv.stride, conv.padding)
+        out = F.conv2d(x * torch.cat(spread, 1), conv.weight, None, conv.stride, self.padding)
         out = out * ratio.to(out.dtype)
         valid = valid.to(out.dtype)
         if conv.bias is not None:
@@ -108,7 +111,7 @@ class PartialUpsample(nn.Module):
             guide = fit(guide, [scale * side for side in x.shape[-2:]], scale)
         if hasattr(up, 'kernels'):
             groups = getattr(up, 'up_group', 1)
-            kernels = up.kernels(x, guide)
+            kernels = up.kernels(x, guide)  # type: ignore[operator]
             side = math.isqrt(kernels.shape[1] // groups)
             out = carafe(x, kernels, side, groups, scale)
             dtype = torch.promote_types(kernels.dtype, torch.float32)

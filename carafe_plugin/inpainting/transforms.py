@@ -3,7 +3,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -50,9 +50,12 @@ class CropResize(BaseTransform):
     def transform(self, results: dict) -> dict:
         image = results['img']
         side = min(*image.shape[:2], self.crop or max(image.shape[:2]))
-        rng = _generator() if self.random else None
         rooms = [extent - side for extent in image.shape[:2]]
-        top, left = (int(rng.integers(room + 1)) if self.random else room // 2 for room in rooms)
+        if self.random:
+            rng = _generator()
+            top, left = (int(rng.integers(room + 1)) for room in rooms)
+        else:
+            top, left = (room // 2 for room in rooms)
         image = image[top : top + side, left : left + side]
         if side != self.size:
             method = cv2.INTER_AREA if side > self.size else cv2.INTER_CUBIC
@@ -72,7 +75,7 @@ class RandomHole(BaseTransform):
 
     KINDS: ClassVar[dict] = dict(box=random_box, strokes=random_strokes)
 
-    def __init__(self, kind: str, **arguments) -> None:
+    def __init__(self, kind: str, **arguments: Any) -> None:
         if kind not in self.KINDS:
             raise ValueError(f'kind must be one of {", ".join(self.KINDS)}, got {kind!r}')
         self.kind, self.arguments = kind, arguments

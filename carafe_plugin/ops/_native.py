@@ -5,7 +5,9 @@ import ctypes
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ missing: dict[str, str] = {}
 _warned: set[str] = set()
 
 
-def operator(name: str, features: Tensor, other: Tensor):
+def operator(name: str, features: Tensor, other: Tensor) -> Callable[..., Any] | None:
     """The native operator for these tensors, or None where the reference form serves.
 
     An ONNX graph holds standard operators only, so its exporters always get the reference form. So does

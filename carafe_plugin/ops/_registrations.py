@@ -7,6 +7,9 @@ because there is nothing to cast: every operator takes any two dtypes, sums in f
 returns the dtype of the features (16-bit features with float32 masks is autocast's normal case).
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
@@ -28,9 +31,9 @@ def _empty(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Tens
     )
 
 
-def _fake(name: str):
-    def register(function):
-        def checked(*args, **kwargs):
+def _fake(name: str) -> Callable[[Callable], Callable]:
+    def register(function: Callable) -> Callable:
+        def checked(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
             except (TypeError, ValueError) as error:
@@ -43,7 +46,9 @@ def _fake(name: str):
 
 
 @_fake('reassemble')
-def _(features, masks, kernel_size, group_size, scale_factor, down=False):
+def _(
+    features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int, down: bool = False
+) -> Tensor:
     sizes = Sizes(kernel_size, group_size, scale_factor, down)
     check_arguments(sizes, features=features, masks=masks)
     check_shapes(sizes, tuple(features.shape), masks=masks)
@@ -51,7 +56,9 @@ def _(features, masks, kernel_size, group_size, scale_factor, down=False):
 
 
 @_fake('reassemble_softmax')
-def _(features, logits, kernel_size, group_size, scale_factor, down=False):
+def _(
+    features: Tensor, logits: Tensor, kernel_size: int, group_size: int, scale_factor: int, down: bool = False
+) -> Tensor:
     sizes = Sizes(kernel_size, group_size, scale_factor, down)
     check_arguments(sizes, features=features, logits=logits)
     check_shapes(sizes, tuple(features.shape), logits=logits)
@@ -59,7 +66,15 @@ def _(features, logits, kernel_size, group_size, scale_factor, down=False):
 
 
 @_fake('correlate')
-def _(output, features, kernel_size, group_size, scale_factor, down=False, dtype=None):
+def _(
+    output: Tensor,
+    features: Tensor,
+    kernel_size: int,
+    group_size: int,
+    scale_factor: int,
+    down: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     sizes = Sizes(kernel_size, group_size, scale_factor, down)
     check_arguments(sizes, features=features, output=output)
     check_shapes(sizes, tuple(features.shape), output=output)
@@ -67,7 +82,16 @@ def _(output, features, kernel_size, group_size, scale_factor, down=False, dtype
 
 
 @_fake('scatter')
-def _(output, masks, height, width, kernel_size, group_size, scale_factor, down=False):
+def _(
+    output: Tensor,
+    masks: Tensor,
+    height: int,
+    width: int,
+    kernel_size: int,
+    group_size: int,
+    scale_factor: int,
+    down: bool = False,
+) -> Tensor:
     sizes = Sizes(kernel_size, group_size, scale_factor, down)
     check_arguments(sizes, output=output, masks=masks)
     features_shape = (*output.shape[:2], height, width)
@@ -76,7 +100,15 @@ def _(output, masks, height, width, kernel_size, group_size, scale_factor, down=
 
 
 @_fake('reassemble_softmax_backward')
-def _(grad, features, logits, kernel_size, group_size, scale_factor, down=False):
+def _(
+    grad: Tensor,
+    features: Tensor,
+    logits: Tensor,
+    kernel_size: int,
+    group_size: int,
+    scale_factor: int,
+    down: bool = False,
+) -> tuple[Tensor, Tensor]:
     sizes = Sizes(kernel_size, group_size, scale_factor, down)
     check_arguments(sizes, features=features, logits=logits, grad=grad)
     check_shapes(sizes, tuple(features.shape), logits=logits, grad=grad)
@@ -86,7 +118,7 @@ def _(grad, features, logits, kernel_size, group_size, scale_factor, down=False)
 # Autograd: each formula in terms of the operators themselves. -----------------------------------------------
 
 
-def _register_bilinear(name, grad_first, grad_second, sizes_at=0):
+def _register_bilinear(name: str, grad_first: Callable, grad_second: Callable, sizes_at: int = 0) -> None:
     """Register the gradients of an operator that is linear in each of its two tensors.
 
     Args:
@@ -96,14 +128,14 @@ def _register_bilinear(name, grad_first, grad_second, sizes_at=0):
         sizes_at: how many arguments stand between the tensors and the :class:`Sizes`.
     """
 
-    def setup(ctx, inputs, output):
+    def setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
         first, second, *others = inputs
         ctx.sizes = Sizes(*others[sizes_at : sizes_at + 4])
         ctx.size_first, ctx.size_second, ctx.dtype_second = first.shape[2:], second.shape[2:], second.dtype
         need_first, need_second = ctx.needs_input_grad[:2]
         ctx.save_for_backward(first if need_second else None, second if need_first else None)
 
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         first, second = ctx.saved_tensors
         need_first, need_second, *others = ctx.needs_input_grad
         return (
@@ -133,24 +165,24 @@ _register_bilinear(
 )
 
 
-def _softmax_setup(ctx, inputs, output):
+def _softmax_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     features, logits, *sizes = inputs
     ctx.sizes = Sizes(*sizes)
     ctx.save_for_backward(features, logits)
 
 
-def _softmax_backward(ctx, grad):
+def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = _ops.reassemble_softmax_backward(grad, *ctx.saved_tensors, *ctx.sizes)
     return *grads, None, None, None, None
 
 
-def _softmax_backward_setup(ctx, inputs, output):
+def _softmax_backward_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     grad, features, logits, *sizes = inputs
     ctx.sizes = Sizes(*sizes)
     ctx.save_for_backward(grad, features, logits)
 
 
-def _softmax_double_backward(ctx, u, v):
+def _softmax_double_backward(ctx: Any, u: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
     """With P = softmax, S(P, v) = P * (v - <P, v>), gP = B(grad, x) and M = S(P, v)::
 
         grad: A(u, P) + A(x, M)        x: C(grad, M)
@@ -164,16 +196,16 @@ def _softmax_double_backward(ctx, u, v):
     phases = 1 if sizes.down else sizes.scale_factor
     entries = sizes.group_size, sizes.kernel_size**2
 
-    def shuffled(t):  # logits' layout to [N, G, k*k, H', W']
+    def shuffled(t: Tensor) -> Tensor:  # logits' layout to [N, G, k*k, H', W']
         return pixel_shuffle(t.to(dtype), phases).unflatten(1, entries)
 
-    def dot(a, b):
+    def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(2, keepdim=True)
 
-    def softmax_backward(p, t):
+    def softmax_backward(p: Tensor, t: Tensor) -> Tensor:
         return p * (t - dot(p, t))
 
-    def correlate(a, b):
+    def correlate(a: Tensor, b: Tensor) -> Tensor:
         return _ops.correlate(a, b, *sizes, dtype=dtype).unflatten(1, entries)
 
     p, v = shuffled(logits).softmax(2), shuffled(v)
@@ -199,14 +231,14 @@ for _name, _setup, _backward in (
 def _register_vmap(name: str) -> None:
     operator = getattr(_ops, name)
 
-    def rule(info, in_dims, *args):
-        def into_batch(arg, dim):
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple:
+        def into_batch(arg: Any, dim: int | None) -> Any:
             if not isinstance(arg, Tensor):
                 return arg
             arg = arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
             return arg.flatten(0, 1)
 
-        def out_of_batch(result):
+        def out_of_batch(result: Tensor) -> Tensor:
             return result.unflatten(0, (info.batch_size, result.shape[0] // info.batch_size))
 
         results = operator(*map(into_batch, args, in_dims))
@@ -220,32 +252,38 @@ def _register_vmap(name: str) -> None:
 # FLOPs, 2 per multiply-add, as torch.utils.flop_counter counts a convolution. The softmax is left out. ------
 
 
-def _flop_formula(*operators):
+def _flop_formula(*operators: Any) -> Callable[[Callable], None]:
     return lambda formula: compat.register_flop_formula(list(operators), formula)
 
 
-def _flops(output_shape, kernel_size: int) -> int:
+def _flops(output_shape: Sequence[int], kernel_size: int) -> int:
     n, c, h, w = output_shape
     return 2 * n * c * h * w * kernel_size**2
 
 
 @_flop_formula(_ops.reassemble, _ops.reassemble_softmax)
-def _reassemble_flops(features, masks, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
+def _reassemble_flops(
+    features: Any, masks: Any, kernel_size: int, *sizes: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
     return _flops(out_shape, kernel_size)
 
 
 @_flop_formula(_ops.correlate)
-def _correlate_flops(output, features, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
+def _correlate_flops(output: Any, features: Any, kernel_size: int, *sizes: Any, **kwargs: Any) -> int:
     return _flops(output, kernel_size)
 
 
 @_flop_formula(_ops.scatter)
-def _scatter_flops(output, masks, height, width, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
+def _scatter_flops(
+    output: Any, masks: Any, height: int, width: int, kernel_size: int, *sizes: Any, **kwargs: Any
+) -> int:
     return _flops(output, kernel_size)
 
 
 @_flop_formula(_ops.reassemble_softmax_backward)
-def _backward_flops(grad, features, logits, kernel_size, *sizes, out_shape=None, **kwargs) -> int:
+def _backward_flops(
+    grad: Any, features: Any, logits: Any, kernel_size: int, *sizes: Any, **kwargs: Any
+) -> int:
     return 2 * _flops(grad, kernel_size)
 
 

@@ -5,6 +5,7 @@ Each function goes when the oldest torch that is served has it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils import flop_counter
@@ -44,14 +45,14 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     operator = getattr(torch.ops.carafe_plugin, name).default
     defaults = [argument.default_value for argument in operator._schema.arguments]
 
-    def forward(*args):
+    def forward(*args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*args)
 
     members = dict(forward=forward, setup_context=setup_context, backward=backward)
-    function = type(name, (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
+    function: Any = type(name, (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})
 
-    def kernel(*args):  # without those at the end that have their default
+    def kernel(*args: Any) -> Any:  # without those at the end that have their default
         return function.apply(*args, *defaults[len(args) :])
 
     _library.impl(name, kernel, 'Autograd')
@@ -71,4 +72,4 @@ def register_flop_formula(operators: list, formula: Callable) -> None:
         wrapped = flop_counter.shape_wrapper(formula)
         flop_counter.flop_registry.update(dict.fromkeys(operators, wrapped))
     else:
-        flop_counter.flop_mapping.update(dict.fromkeys(operators, formula))
+        flop_counter.flop_mapping.update(dict.fromkeys(operators, formula))  # type: ignore[attr-defined]

@@ -3,10 +3,16 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+Base = TypeVar('Base')
+Member = TypeVar('Member', bound=type)
 
 
-class Registry:
-    """Classes by name; smaller than mmengine's, with which a CARAFE layer would need mmengine.
+class Registry(Generic[Base]):
+    """Subclasses of a base class by name.
+
+    Smaller than mmengine's, with which a CARAFE layer would need mmengine.
 
     Args:
         kind: what is registered, for error messages.
@@ -15,12 +21,12 @@ class Registry:
 
     def __init__(self, kind: str, field: str) -> None:
         self.kind, self.field = kind, field
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, Any] = {}
 
-    def register_module(self, name: str) -> Callable[[type], type]:
+    def register_module(self, name: str) -> Callable[[Member], Member]:
         """Class decorator that enters a class under ``name``; ValueError where the name is taken."""
 
-        def register(cls: type) -> type:
+        def register(cls: Member) -> Member:
             if name in self._classes:
                 raise ValueError(f'{self.kind} {name!r} is already registered: {self._classes[name]}')
             self._classes[name] = cls
@@ -28,13 +34,13 @@ class Registry:
 
         return register
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> type[Base]:
         """Class of that name; ValueError listing the known names where there is none."""
         if name not in self._classes:
             raise ValueError(f'unknown {self.kind} {name!r}; known: {", ".join(self)}')
         return self._classes[name]
 
-    def resolve(self, cfg: Mapping, given: Sequence[str] = ()) -> tuple[type, dict]:
+    def resolve(self, cfg: Mapping, given: Sequence[str] = ()) -> tuple[type[Base], dict]:
         """Split ``dict(type=NAME or class, ...)`` into the class and its arguments.
 
         Args:
@@ -52,8 +58,8 @@ class Registry:
         if kind is None:
             raise ValueError(f'{self.field} must name its type, got {dict(cfg)}; known: {", ".join(self)}')
         cls = kind if isinstance(kind, type) else self.get(kind)
-        accepted = inspect.signature(cls.__init__).parameters
-        known = [name for name in accepted if name not in ('self', *given)]
+        accepted = inspect.signature(cls).parameters
+        known = [name for name in accepted if name not in given]
         unknown = [name for name in arguments if name not in known]
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             raise TypeError(

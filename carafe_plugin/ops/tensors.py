@@ -56,10 +56,14 @@ def pixel_centres(x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tenso
         the dtype of ``x``.
     """
     ones = x.detach().clamp(1, 1)
-    return tuple((ones.cumsum(dim) - 0.5, ones.sum(dim, keepdim=True)[..., :1, :1]) for dim in (-1, -2))
+
+    def along(dim: int) -> tuple[Tensor, Tensor]:
+        return ones.cumsum(dim) - 0.5, ones.sum(dim, keepdim=True)[..., :1, :1]
+
+    return along(-1), along(-2)
 
 
-def adaptive_avg_pool(x: Tensor, size: int | Sequence[int]) -> Tensor:  # [N, C, H, W] -> [N, C, *size]
+def adaptive_avg_pool(x: Tensor, size: int | tuple[int, int]) -> Tensor:  # [N, C, H, W] -> [N, C, *size]
     """As :func:`torch.nn.functional.adaptive_avg_pool2d`; while exporting, as two products with matrices.
 
     ONNX has no pooling whose windows follow the size of the map.

@@ -42,7 +42,8 @@ def enable_safe_loading() -> None:
     if not _WEIGHTS_ONLY:
         return
     # numpy 1.26 has an empty _core.
-    multiarray = (np._core if int(np.__version__.partition('.')[0]) >= 2 else np.core).multiarray
+    inner = np._core if int(np.__version__.partition('.')[0]) >= 2 else np.core  # type: ignore[attr-defined]
+    multiarray = inner.multiarray
     # numpy 1 and numpy 2 write these two under different names.
     rebuilders = [
         (rebuild, f'numpy.{core}.multiarray.{rebuild.__name__}')
@@ -111,7 +112,7 @@ def find_resumable(*folders: Path) -> tuple[Path | None, list[str]]:
     files = {file for folder in folders for file in folder.glob('*.pth')}
     candidates += sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
-    complaints = []
+    complaints: list[str] = []
     for file in dict.fromkeys(candidates):
         if not file.is_file() or file.name.startswith('best_'):
             continue

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend, register_backend
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -68,6 +68,8 @@ class AtomicCheckpointHook(ExactResumeHook):
     what ``max_keep_ckpts`` and ``save_best`` discard goes when its successor is in place. This holds for
     local folders; on a remote store files are written as mmengine's hook does.
     """
+
+    file_backend: BaseStorageBackend
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

@@ -2,6 +2,7 @@
 """Our operators in mmengine's FLOP analysis, which leaves out what it does not know."""
 
 from math import prod
+from typing import Any
 
 from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import generic_activation_jit
@@ -30,5 +31,5 @@ def _elements(values: list) -> int:
     return prod(values[0].type().sizes())
 
 
-def _square(kernel_size) -> int:
+def _square(kernel_size: Any) -> int:
     return kernel_size.toIValue() ** 2

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from contextlib import ExitStack
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -25,7 +26,7 @@ class ProgressBarHook(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
-        self._bar = None
+        self._bar: Any = None  # of tqdm, which has no annotations
         self._enabled = False
         self._redirection = ExitStack()
 
@@ -34,7 +35,7 @@ class ProgressBarHook(Hook):
         if not self._enabled:
             return
         # Not needed elsewhere, and not a dependency of mmengine.
-        from tqdm.contrib.logging import logging_redirect_tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
 
         consoles = [h for h in runner.logger.handlers if type(h) is logging.StreamHandler]
         self._redirection.enter_context(logging_redirect_tqdm([runner.logger]))
@@ -45,7 +46,9 @@ class ProgressBarHook(Hook):
         self._close()
         self._redirection.close()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
+    ) -> None:
         if not self._enabled:
             return
         if self._bar is None:
@@ -62,19 +65,23 @@ class ProgressBarHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         self._open(len(runner.val_dataloader), desc='val')
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
+    ) -> None:
         self._step(batch_idx)
 
     def before_test_epoch(self, runner: Runner) -> None:
         self._open(len(runner.test_dataloader), desc='test')
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
+    ) -> None:
         self._step(batch_idx)
 
     def _open(self, total: int, initial: int = 0, desc: str = '') -> None:
         if not self._enabled:
             return
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         self._close()
         # Terminals of containers may say that they are 0 columns wide, and tqdm then draws nothing.

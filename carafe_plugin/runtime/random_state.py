@@ -81,7 +81,9 @@ class ExactResumeHook(CheckpointHook):
     :class:`carafe_plugin.runtime.NumberedSampler`.
     """
 
-    _saved = _restored = _before_val = None
+    _saved: list[dict] | None = None
+    _restored: list[dict] | None = None
+    _before_val: dict
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

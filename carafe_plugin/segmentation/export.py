@@ -31,7 +31,7 @@ class Logits(nn.Module):
         for module in list(model.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.AdaptiveAvgPool2d):
-                    setattr(module, name, _AdaptivePool(child.output_size))
+                    setattr(module, name, _AdaptivePool(child.output_size))  # type: ignore[arg-type]
         self.model = model.eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Semantic FPN's head (Kirillov et al., CVPR 2019, https://arxiv.org/abs/1901.02446) with any upsampler."""
 
+from typing import Any
+
 from mmcv.cnn import ConvModule
 from mmengine.model import ModuleList
 from mmseg.models.decode_heads import FPNHead
@@ -29,7 +31,7 @@ class UpsampleFPNHead(FPNHead):
             where ``feature_strides`` leave a stride out.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         channels = dict(zip(self.feature_strides, self.in_channels, strict=True))
         self.upsamplers = ModuleList()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MaskFormer's head (https://arxiv.org/abs/2107.06278) around upsamplers. Needs mmdet."""
 
+from typing import Any
+
 from mmcv.cnn import Conv2d
 from mmseg.models.decode_heads import MaskFormerHead
 from mmseg.registry import MODELS
@@ -21,7 +23,7 @@ class UpsampleMaskFormerHead(MaskFormerHead):
     """
 
     def __init__(
-        self, in_channels: list[int], *, enforce_decoder_input_project: bool = False, **kwargs
+        self, in_channels: list[int], *, enforce_decoder_input_project: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(
             in_channels=in_channels, enforce_decoder_input_project=enforce_decoder_input_project, **kwargs

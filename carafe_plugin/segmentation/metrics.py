@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class BoundaryIoUMetric(BaseMetric):
         ValueError: ``dilation_ratio`` is not in (0, 1].
     """
 
-    def __init__(self, dilation_ratio: float = 0.02, ignore_index: int = 255, **kwargs) -> None:
+    def __init__(self, dilation_ratio: float = 0.02, ignore_index: int = 255, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 < dilation_ratio <= 1:
             raise ValueError(f'dilation_ratio must be in (0, 1], got {dilation_ratio}')

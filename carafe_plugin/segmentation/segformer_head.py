@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SegFormer's head (Xie et al., NeurIPS 2021, https://arxiv.org/abs/2105.15203) with any upsampler."""
 
+from typing import Any
+
 import torch
 from mmengine.model import ModuleList
 from mmseg.models.decode_heads import SegformerHead
@@ -30,7 +32,7 @@ class UpsampleSegformerHead(SegformerHead):
             level's size is not half of the next finer one's, give or take a pixel.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # upsamplers[M][N] takes the map of level M + 1 from level N + 1 to level N.
         self.upsamplers = ModuleList()

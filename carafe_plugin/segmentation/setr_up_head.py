@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SETR's upsampling heads (Zheng et al., CVPR 2021, https://arxiv.org/abs/2012.15840) with any upsampler."""
 
+from typing import Any
+
 from mmseg.models.decode_heads import SETRUPHead
 from mmseg.registry import MODELS
 
@@ -22,7 +24,9 @@ class UpsampleSETRUPHead(SETRUPHead):
         TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`.
     """
 
-    def __init__(self, *args, up_scale: int = 4, upsample_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(
+        self, *args: Any, up_scale: int = 4, upsample_cfg: dict | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, up_scale=up_scale, **kwargs)
         if upsample_cfg is not None:
             for up_conv in self.up_convs:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """U-Net (Ronneberger et al., MICCAI 2015, https://arxiv.org/abs/1505.04597) with any upsampler."""
 
+from typing import Any
+
 import torch
 from mmseg.models.backbones import UNet
 from mmseg.models.backbones.unet import InterpConv
@@ -28,7 +30,9 @@ class UpsampleInterpConv(InterpConv):
         TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *args, upsample_cfg: dict, **kwargs) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *args: Any, upsample_cfg: dict, **kwargs: Any
+    ) -> None:
         super().__init__(in_channels, out_channels, *args, **kwargs)
         self.conv_first = kwargs.get('conv_first', False)
         channels = out_channels if self.conv_first else in_channels
@@ -62,7 +66,7 @@ class UpsampleUNet(UNet):
         TypeError, ValueError: see :func:`carafe_plugin.build_upsampler`.
     """
 
-    def __init__(self, *args, upsample_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, upsample_cfg: dict | None = None, **kwargs: Any) -> None:
         if upsample_cfg is not None:
             kwargs['upsample_cfg'] = dict(type=UpsampleInterpConv, upsample_cfg=upsample_cfg)
         super().__init__(*args, **kwargs)

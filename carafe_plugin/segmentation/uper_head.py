@@ -2,6 +2,7 @@
 """UperNet's head (Xiao et al., ECCV 2018, https://arxiv.org/abs/1807.10221), upsamplers in three places."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class UpsampleUPerHead(UPerHead):
             pixel.
     """
 
-    def __init__(self, *args, upsample_cfg: Mapping | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, upsample_cfg: Mapping | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         cfgs = _places(upsample_cfg)
         steps = len(self.in_channels) - 1

@@ -7,7 +7,7 @@ from carafe_plugin.ops.registry import Registry
 
 from .base import Upsampler
 
-UPSAMPLERS = Registry('upsampler', 'upsample_cfg')
+UPSAMPLERS: Registry[Upsampler] = Registry('upsampler', 'upsample_cfg')
 
 
 def build_upsampler(

@@ -10,6 +10,7 @@ from carafe_plugin.ops.arguments import (
     require_odd_int,
     require_positive_int,
 )
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import pixel_shuffle
 
 from .base import Upsampler
@@ -51,6 +52,8 @@ class CARAFE(Upsampler):
         torch.Size([2, 64, 20, 24])
     """
 
+    channel_compressor: nn.Module
+
     def __init__(
         self,
         in_channels: int,
@@ -86,11 +89,8 @@ class CARAFE(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform compressor; encoder N(0, 0.001), so that kernels start near a plain mean."""
-        if isinstance(self.channel_compressor, nn.Conv2d):
-            nn.init.xavier_uniform_(self.channel_compressor.weight)
-            nn.init.zeros_(self.channel_compressor.bias)
-        nn.init.normal_(self.content_encoder.weight, std=0.001)
-        nn.init.zeros_(self.content_encoder.bias)
+        init_conv(self.channel_compressor)
+        init_conv(self.content_encoder, std=0.001)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         sizes = self.up_kernel, self.up_group, self.scale_factor

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_odd_int
+from carafe_plugin.ops.init import init_conv
 
 from .base import Upsampler
 from .build import UPSAMPLERS
@@ -23,8 +24,7 @@ class _InterpolateConv(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform weights, zero biases."""
-        nn.init.xavier_uniform_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        init_conv(self.conv)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=self.scale_factor, mode=self.mode))

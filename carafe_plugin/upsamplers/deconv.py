@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_positive_int
+from carafe_plugin.ops.init import init_conv
 
 from .base import Upsampler
 from .build import UPSAMPLERS
@@ -45,8 +46,7 @@ class DeconvUpsampler(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform weights, zero biases."""
-        nn.init.xavier_uniform_(self.deconv.weight)
-        nn.init.zeros_(self.deconv.bias)
+        init_conv(self.deconv)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         return self.deconv(x)

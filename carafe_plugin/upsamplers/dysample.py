@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_choice, require_divisible
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import pixel_shuffle
 
 from .base import Upsampler
@@ -61,8 +62,7 @@ class DySample(Upsampler):
 
     def init_weights(self) -> None:
         """Offsets N(0, 0.001) with zero bias, scope zero: sampling starts near bilinear interpolation."""
-        nn.init.normal_(self.offset.weight, std=0.001)
-        nn.init.zeros_(self.offset.bias)
+        init_conv(self.offset, std=0.001)
         if self.scope is not None:
             nn.init.zeros_(self.scope.weight)
 

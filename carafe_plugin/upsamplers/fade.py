@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe
 from carafe_plugin.ops.arguments import require_odd_int, require_positive_int
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import enlarge_nearest
 
 from .base import GuidedUpsampler, fit
@@ -84,14 +85,12 @@ class FADE(GuidedUpsampler):
     def init_weights(self) -> None:
         """Xavier-uniform weights, zero biases."""
         for layer in self.children():
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            init_conv(layer)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         guide = self.match_guide(x, guide)
         output = self._upsample(x, guide)
-        return output if self.gate is None else self._mix(output, self._open(x), guide)
+        return output if self.gate is None else self._mix(output, self._open(self.gate(x)), guide)
 
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """The masks (N, k*k, s*H, s*W) that reassemble ``x``."""
@@ -103,15 +102,15 @@ class FADE(GuidedUpsampler):
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         if self.gate is None:
             return super().fuse(x, guide)
-        output, gate = self._upsample(x, self.match_guide(x, guide)), self._open(x)
+        output, gate = self._upsample(x, self.match_guide(x, guide)), self._open(self.gate(x))
         size = guide.shape[-2:]
         return self._mix(fit(output, size, self.scale_factor), fit(gate, size, self.scale_factor), guide)
 
     def _upsample(self, x: Tensor, guide: Tensor) -> Tensor:
         return carafe(x, self.kernels(x, guide), self.up_kernel, 1, self.scale_factor)
 
-    def _open(self, x: Tensor) -> Tensor:  # [N, 1, s*H, s*W]
-        return enlarge_nearest(self.gate(x), self.scale_factor).sigmoid()
+    def _open(self, logits: Tensor) -> Tensor:  # [N, 1, H, W] -> [N, 1, s*H, s*W]
+        return enlarge_nearest(logits, self.scale_factor).sigmoid()
 
     @staticmethod
     def _mix(output: Tensor, gate: Tensor, guide: Tensor) -> Tensor:

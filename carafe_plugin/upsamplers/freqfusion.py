@@ -13,6 +13,7 @@ from carafe_plugin.ops.arguments import (
     require_odd_int,
     require_positive_int,
 )
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import pixel_shuffle
 
 from .base import GuidedUpsampler, fit
@@ -63,6 +64,9 @@ class FreqFusion(GuidedUpsampler):
             divisible as said; in the calls, see :meth:`GuidedUpsampler.match_guide`.
     """
 
+    lowpass_window: Tensor
+    highpass_window: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -102,11 +106,9 @@ class FreqFusion(GuidedUpsampler):
     def init_weights(self) -> None:
         """Compressors Xavier-uniform, predicting convolutions N(0, 0.001), all biases 0."""
         for layer in (self.hr_channel_compressor, self.lr_channel_compressor):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            init_conv(layer)
         for layer in (self.content_encoder, self.content_encoder2):
-            nn.init.normal_(layer.weight, std=0.001)
-            nn.init.zeros_(layer.bias)
+            init_conv(layer, std=0.001)
         if self.dysampler is not None:
             self.dysampler.init_weights()
 
@@ -170,11 +172,10 @@ class _OffsetGenerator(nn.Module):
     def init_weights(self) -> None:
         """Directions N(0, 0.001), ranges 0, biases 0, norms the identity."""
         for layer in (self.offset, self.hr_offset):
-            nn.init.normal_(layer.weight, std=0.001)
+            init_conv(layer, std=0.001)
         for layer in (self.direct_scale, self.hr_direct_scale):
-            nn.init.zeros_(layer.weight)
-        for layer in (self.offset, self.hr_offset, self.direct_scale, self.hr_direct_scale):
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         self.norm_hr.reset_parameters()
         self.norm_lr.reset_parameters()
 

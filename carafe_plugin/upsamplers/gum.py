@@ -8,6 +8,8 @@ https://arxiv.org/abs/1807.07466.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from carafe_plugin.ops.init import init_conv
+
 from .base import Upsampler
 from .build import UPSAMPLERS
 from .sampling import sample_around_centres
@@ -45,10 +47,9 @@ class GUM(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform; the last layer N(0, 0.001), so that sampling starts near the bilinear grid."""
-        for layer in self.offset[::2]:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.offset[-1].weight, std=0.001)
+        for layer in self.offset.children():
+            init_conv(layer)
+        init_conv(self.offset[-1], std=0.001)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         enlarged = F.interpolate(x, scale_factor=self.scale_factor, mode='bilinear', align_corners=False)

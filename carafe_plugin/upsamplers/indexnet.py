@@ -53,8 +53,9 @@ class IndexNet(GuidedUpsampler):
 
     def init_weights(self) -> None:
         """PyTorch's own: the released block sets none."""
-        for layer in (self.index[0], self.index[1], self.index[3]):
-            layer.reset_parameters()
+        for layer in self.index.children():
+            if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
+                layer.reset_parameters()
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         index = pixel_shuffle(self.index(self.match_guide(x, guide)).sigmoid(), 2)

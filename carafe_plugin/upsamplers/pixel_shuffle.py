@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_odd_int
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import pixel_shuffle
 
 from .base import Upsampler
@@ -39,8 +40,7 @@ class PixelShuffleUpsampler(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform weights, zero biases."""
-        nn.init.xavier_uniform_(self.upsample_conv.weight)
-        nn.init.zeros_(self.upsample_conv.bias)
+        init_conv(self.upsample_conv)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         return pixel_shuffle(self.upsample_conv(x), self.scale_factor)

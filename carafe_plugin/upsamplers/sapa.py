@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, correlate
 from carafe_plugin.ops.arguments import require_choice, require_odd_int, require_positive_int
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import enlarge_nearest
 
 from .base import GuidedUpsampler
@@ -86,11 +87,10 @@ class SAPA(GuidedUpsampler):
     def init_weights(self) -> None:
         """Convolutions N(0, 0.02) with zero biases, norms the identity."""
         for layer in self.children():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-            else:
+            if isinstance(layer, nn.GroupNorm):
                 layer.reset_parameters()
+            else:
+                init_conv(layer, std=0.02)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         return carafe(x, self.kernels(x, guide), self.up_kernel, 1, self.scale_factor)

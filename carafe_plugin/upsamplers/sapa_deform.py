@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_divisible, require_positive_int
+from carafe_plugin.ops.init import init_conv
 from carafe_plugin.ops.tensors import enlarge_nearest, pixel_centres, pixel_shuffle
 
 from .base import GuidedUpsampler
@@ -62,8 +63,7 @@ class SAPADeform(GuidedUpsampler):
     def init_weights(self) -> None:
         """Weights N(0, 0.02), zero biases: points start near the input pixel."""
         for layer in self.children():
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+            init_conv(layer, std=0.02)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         queries = self.query(self.match_guide(x, guide)).unflatten(1, (self.groups, -1))  # [N, G, D, sH, sW]
@@ -74,7 +74,7 @@ class SAPADeform(GuidedUpsampler):
 
         # One point at a time: all of them at once would take `points` maps of the output's size.
         weights = torch.stack([score(grid) for grid in grids], dim=2).softmax(2)
-        output = 0
+        output = x.new_zeros(())
         for weight, grid in zip(weights.unbind(2), grids, strict=True):
             read = sample(x, grid, 'zeros').unflatten(1, (self.groups, -1))
             output = output + weight[:, :, None] * read

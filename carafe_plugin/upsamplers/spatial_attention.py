@@ -4,6 +4,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from carafe_plugin.ops.init import init_conv
+
 from .base import Upsampler
 from .build import UPSAMPLERS
 
@@ -34,8 +36,7 @@ class SpatialAttentionUpsampler(Upsampler):
 
     def init_weights(self) -> None:
         """Xavier-uniform weights, zero bias."""
-        nn.init.xavier_uniform_(self.attention.weight)
-        nn.init.zeros_(self.attention.bias)
+        init_conv(self.attention)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         enlarged = F.interpolate(x, scale_factor=self.scale_factor, mode='bilinear', align_corners=False)

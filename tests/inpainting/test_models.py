@@ -174,7 +174,7 @@ def test_generator_is_judged_without_training_the_judge():
     model = build()
     images, holes = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
     images.requires_grad_()
-    model._adversarial_loss(images, holes).backward()
+    model._adversarial_loss(model.discriminator, images, holes).backward()
     assert images.grad.any()
     assert all(p.grad is None and p.requires_grad for p in model.discriminator.parameters())
 
