@@ -6,6 +6,7 @@ import torch
 
 from carafe_plugin.detection import UpsampleFPN
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
+from tests.tolerances import LAYERS
 from tests.torch_versions import VERSION, needs_export
 
 pytestmark = [EXPORTER_NOISE, needs_export]
@@ -42,7 +43,7 @@ def test_onnx(rounds_up, dynamo):
     model = Network(rounds_up, up_group=2).eval()
     proto = to_onnx(model, images(2, 3, 24, 32), dynamo)
     calls = images(1, 3, 16, 20), images(3, 3, 22, 27), images(1, 3, 23, 22)
-    assert_onnx_equal(proto, model, *calls, rtol=1e-4, atol=1e-5)
+    assert_onnx_equal(proto, model, *calls, tolerance=LAYERS[torch.float32])
 
 
 @pytest.mark.skipif(VERSION == (2, 10), reason='torch.export of 2.10 takes even sizes only where it saw one')

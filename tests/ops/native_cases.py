@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs, layouts, tolerances, exact results and comparisons that the tests of the native operators share."""
+"""Inputs, layouts, exact results and comparisons that the tests of the native operators share."""
 
 import pytest
 import torch
 
 from carafe_plugin.ops import _native
 from tests import reference as oracle
+from tests.tolerances import within
 
 WHY_NO_CUDA = 'no CUDA device' if not torch.cuda.is_available() else f'no library: {_native.why_not("cuda")}'
 needs_cuda = pytest.mark.skipif(
@@ -13,8 +14,6 @@ needs_cuda = pytest.mark.skipif(
 )
 on_devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=needs_cuda)])
 
-# Relative to the largest expected value: rounding of the result, and for 32 bits and more of the sums.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]  # as carafe::Dtype
 GUARD = 64  # elements beside every result, which no kernel may touch
 LAYOUTS = dict(
@@ -108,8 +107,7 @@ def compare(runner, inputs, sizes, tolerance, family='', **kwargs):
     results, kernels = computed(runner, inputs, sizes, family, **kwargs)
     for result, exact, kernel in zip(results, expected(*inputs, *sizes), kernels, strict=True):
         exact = torch.from_numpy(exact)
-        atol = tolerance * max(1, exact.abs().max())
         torch.testing.assert_close(
-            result.double(), exact, rtol=0, atol=atol, msg=lambda m, k=kernel: f'{k}: {m}'
+            result.double(), exact, **within(tolerance, exact), msg=lambda m, k=kernel: f'{k}: {m}'
         )
     return set(kernels)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators against the float64 loop definition."""
 
+import numpy as np
 import pytest
 import torch
 
 from carafe_plugin.ops import carafe, carafe_softmax
+from tests import reference as oracle
 from tests.reference import carafe_case
-
-# Relative to outputs of about 1: rounding of the inputs, then of the output.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+from tests.tolerances import OPERATOR, within
 
 LAYOUTS = dict(
     contiguous=lambda x: x.contiguous(),
@@ -18,18 +18,29 @@ LAYOUTS = dict(
 )
 
 
+def test_oracle_equals_the_loops():
+    for sizes in ((3, 2, 2), (5, 1, 3), (1, 4, 1)):
+        features, _, masks, loops = carafe_case((2, 4, 3, 5), *sizes)
+        output = oracle.reassemble(features, masks, *sizes)
+        np.testing.assert_allclose(output, loops, atol=OPERATOR[torch.float64])
+
+
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('dtype', OPERATOR, ids=str)
 @pytest.mark.parametrize('scale_factor', [1, 2, 3, 4])
 @pytest.mark.parametrize('kernel_size', [1, 3, 5, 7])
 @pytest.mark.parametrize('shape, group_size', [((1, 4, 3, 5), 1), ((2, 4, 2, 3), 4), ((1, 4, 1, 1), 4)])
 def test_matches_the_definition(shape, group_size, kernel_size, scale_factor, dtype, layout):
     sizes = (kernel_size, group_size, scale_factor)
-    features, logits, masks, expected = carafe_case(shape, *sizes)
-    features, logits, masks = (LAYOUTS[layout](torch.tensor(x).to(dtype)) for x in (features, logits, masks))
-    for output in (carafe(features, masks, *sizes), carafe_softmax(features, logits, *sizes)):
+    inputs = [torch.tensor(x).to(dtype) for x in carafe_case(shape, *sizes)[:3]]
+    features, logits, masks = (x.double().numpy() for x in inputs)  # as the dtype holds them
+    softmax = oracle.softmax(oracle.shuffle(logits, scale_factor), kernel_size, group_size)
+    expected = [torch.tensor(oracle.reassemble(features, x, *sizes)) for x in (masks, softmax)]
+    features, logits, masks = map(LAYOUTS[layout], inputs)
+    outputs = carafe(features, masks, *sizes), carafe_softmax(features, logits, *sizes)
+    for output, exact in zip(outputs, expected, strict=True):
         assert output.dtype == dtype
-        torch.testing.assert_close(output.double(), torch.tensor(expected), rtol=0, atol=TOLERANCE[dtype])
+        torch.testing.assert_close(output.double(), exact, **within(OPERATOR[dtype], exact))
 
 
 def test_expanded_features_and_masks():
@@ -100,11 +111,14 @@ def test_empty_batch_keeps_the_graph():
 
 
 def test_autocast_mixes_dtypes():
-    features, logits, _, expected = (torch.tensor(x) for x in carafe_case((2, 4, 3, 5), 5, 1, 2))
+    features, logits = (torch.tensor(x) for x in carafe_case((2, 4, 3, 5), 5, 1, 2)[:2])
+    features, logits = features.bfloat16(), logits.float()
     with torch.autocast('cpu', torch.bfloat16):
-        output = carafe_softmax(features.bfloat16(), logits.float(), 5)
+        output = carafe_softmax(features, logits, 5)
+    softmax = oracle.softmax(oracle.shuffle(logits.double().numpy(), 2), 5, 1)
+    exact = torch.tensor(oracle.reassemble(features.double().numpy(), softmax, 5, 1, 2))
     assert output.dtype == torch.bfloat16
-    torch.testing.assert_close(output.double(), expected, rtol=0, atol=TOLERANCE[torch.bfloat16])
+    torch.testing.assert_close(output.double(), exact, **within(OPERATOR[torch.bfloat16], exact))
 
 
 FEATURES, MASKS = torch.rand(2, 6, 4, 5), torch.rand(2, 25, 8, 10)

@@ -10,7 +10,8 @@ import torch
 
 from carafe_plugin.ops.reference import carafe_softmax
 from tests.ops import cross
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, compare, computed, expected, halfway, like, make_inputs
+from tests.ops.native_cases import DTYPES, LAYOUTS, compare, computed, expected, halfway, like, make_inputs
+from tests.tolerances import OPERATOR, within
 
 pytestmark = pytest.mark.slow  # seven seconds of compiling for each object
 
@@ -52,11 +53,11 @@ def test_sizes(driver, kernel_size, scale_factor, down):
     for shape, groups in (((1, 4, 1, 1), 4), ((2, 6, 3, 5), 1), ((1, 10, 7, 1), 2), ((1, 4, 4, 33), 1)):
         sizes = (kernel_size, groups, scale_factor, down)
         for dtype in (torch.float64, torch.float32):
-            compare(driver, make_inputs(shape, *sizes, dtype), sizes, TOLERANCE[dtype])
+            compare(driver, make_inputs(shape, *sizes, dtype), sizes, OPERATOR[dtype])
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('dtype', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize('dtype', DTYPES, ids=lambda dtype: str(dtype)[6:])
 def test_dtypes_and_layouts(driver, dtype, layout):
     for shape, sizes in (
         ((2, 12, 5, 19), (5, 1, 2, False)),
@@ -65,21 +66,19 @@ def test_dtypes_and_layouts(driver, dtype, layout):
         ((1, 37, 4, 3), (3, 1, 1, False)),
         ((2, 7, 6, 37), (5, 1, 2, True)),
     ):
-        compare(driver, make_inputs(shape, *sizes, dtype, layout), sizes, TOLERANCE[dtype])
+        compare(driver, make_inputs(shape, *sizes, dtype, layout), sizes, OPERATOR[dtype])
 
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
-@pytest.mark.parametrize('a', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
-@pytest.mark.parametrize('b', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize('a', DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize('b', DTYPES, ids=lambda dtype: str(dtype)[6:])
 def test_any_two_dtypes(driver, a, b, layout):
     sizes = (5, 2, 2, False)
     features, masks, logits, grad = make_inputs((2, 4, 3, 19), *sizes, layout=layout)
     inputs = features.to(a), masks.to(b), logits.to(b), grad.to(a)
     for result, exact in zip(computed(driver, inputs, sizes)[0], expected(*inputs, *sizes), strict=True):
         exact = torch.from_numpy(exact)
-        atol = TOLERANCE[result.dtype] * max(1, exact.abs().max())
-        atol += 0 if torch.float64 in (a, b) else 2e-6
-        torch.testing.assert_close(result.double(), exact, rtol=0, atol=atol)
+        torch.testing.assert_close(result.double(), exact, **within(OPERATOR[result.dtype], exact))
 
 
 def test_many_channels_and_tiles(driver):
@@ -92,7 +91,7 @@ def test_many_channels_and_tiles(driver):
         ((1, 66, 80, 101), (1, 1, 2, False), (torch.float32,)),
     ):
         for dtype in dtypes:
-            compare(driver, make_inputs(shape, *sizes, dtype), sizes, TOLERANCE[dtype])
+            compare(driver, make_inputs(shape, *sizes, dtype), sizes, OPERATOR[dtype])
 
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
@@ -148,7 +147,7 @@ def test_softmax_of_extreme_logits(driver):
     assert out[0, 0, 1, 1] == 1
 
 
-@pytest.mark.parametrize('dtype', TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize('dtype', DTYPES, ids=lambda dtype: str(dtype)[6:])
 def test_non_finite_values_reach_their_window_alone(driver, dtype):
     features, masks = torch.zeros(1, 5, 7, 21, dtype=dtype), torch.ones(1, 25, 14, 42, dtype=dtype)
     features[0, :, 3, 9], features[0, :, 3, 20] = torch.inf, torch.nan

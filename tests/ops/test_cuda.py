@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax
-from tests.ops.native_cases import TOLERANCE, make_inputs, needs_cuda
+from tests.ops.native_cases import make_inputs, needs_cuda
 from tests.ops.test_native import computed
+from tests.tolerances import OPERATOR, within
 
 ops = torch.ops.carafe_plugin
 SIZES = (5, 1, 2, False)
@@ -45,8 +46,7 @@ def test_sizes_of_detectors(shape, dtype, layout):
     first, second = computed(*on_gpu, *SIZES), computed(*on_gpu, *SIZES)
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
     for result, exact in zip(first, computed(*(x.double() for x in inputs), *SIZES), strict=True):
-        atol = TOLERANCE[dtype] * max(1, exact.abs().max())
-        torch.testing.assert_close(result.double().cpu(), exact, rtol=0, atol=atol)
+        torch.testing.assert_close(result.double().cpu(), exact, **within(OPERATOR[dtype], exact))
 
 
 @needs_cuda

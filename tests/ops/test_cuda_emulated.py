@@ -9,7 +9,8 @@ import torch
 
 from carafe_plugin.ops import reference
 from tests.ops import emulated
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, compare, computed, expected, like, make_inputs
+from tests.ops.native_cases import DTYPES, LAYOUTS, compare, computed, expected, like, make_inputs
+from tests.tolerances import OPERATOR, within
 
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason='needs g++')
 
@@ -30,7 +31,7 @@ def test_generic(emulator, down):
         sizes = (kernel_size, groups, scale_factor, down)
         for dtype in (torch.float64, torch.float32):
             inputs = make_inputs(shape, *sizes, dtype)
-            kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], 'generic')
+            kernels = compare(emulator, inputs, sizes, OPERATOR[dtype], 'generic')
             assert kernels == {'reassemble_generic', 'correlate_generic', 'scatter_generic'}
 
 
@@ -51,7 +52,7 @@ def test_planar(emulator, k_s, dtype):
     ):
         sizes = (k_s[0], groups, k_s[1], False)
         inputs = make_inputs(shape, *sizes, dtype)
-        kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], 'planar', order=order, multiprocessors=1)
+        kernels = compare(emulator, inputs, sizes, OPERATOR[dtype], 'planar', order=order, multiprocessors=1)
         assert kernels <= PLANAR | {'correlate_planar_sliced'} and len(kernels) == 3
 
 
@@ -70,7 +71,7 @@ def test_channels_last(emulator, dtype, down):
     ):
         sizes = (kernel_size, groups, scale_factor, down)
         inputs = make_inputs(shape, *sizes, dtype, 'channels_last')
-        kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], 'last', order=order)
+        kernels = compare(emulator, inputs, sizes, OPERATOR[dtype], 'last', order=order)
         assert kernels == LAST
 
 
@@ -102,8 +103,8 @@ def test_tensor_cores(emulator, dtype):
                 'reassemble', tensors, result, sizes, softmax, order, multiprocessors=multiprocessors
             )
             assert kernel == 'reassemble_tensor'
-            atol = TOLERANCE[dtype] * max(1, abs(result_exact).max())
-            torch.testing.assert_close(result.double(), torch.from_numpy(result_exact), rtol=0, atol=atol)
+            result_exact = torch.from_numpy(result_exact)
+            torch.testing.assert_close(result.double(), result_exact, **within(OPERATOR[dtype], result_exact))
 
 
 def test_tensor_cores_lose_nothing_of_the_weights(emulator):
@@ -147,8 +148,8 @@ def test_tensor_cores_keep_what_is_not_finite_to_its_pixels(emulator, dtype, sof
     exact = form(features.double(), weights.double(), 5, 1, 2)
     assert torch.equal(result.isnan(), exact.isnan()) and torch.equal(result.isinf(), exact.isinf())
     finite = exact.isfinite()
-    atol = TOLERANCE[dtype] * exact[finite].abs().max()
-    torch.testing.assert_close(result[finite].double(), exact[finite], rtol=0, atol=atol)
+    exact = exact[finite]
+    torch.testing.assert_close(result[finite].double(), exact, **within(OPERATOR[dtype], exact))
 
 
 def test_where_tensor_cores_do_not_serve(emulator):
@@ -163,8 +164,7 @@ def test_where_tensor_cores_do_not_serve(emulator):
         result, kernel = run_chosen(emulator, features, masks, grad, False)
         assert kernel == 'reassemble_planar'
         exact = reference.carafe(features.double(), masks.double(), 5, 1, 2)
-        atol = TOLERANCE[torch.bfloat16] * exact.abs().max()
-        torch.testing.assert_close(result.double(), exact, rtol=0, atol=atol)
+        torch.testing.assert_close(result.double(), exact, **within(OPERATOR[torch.bfloat16], exact))
 
 
 def test_small_maps_are_cut_finer(emulator):
@@ -176,7 +176,7 @@ def test_small_maps_are_cut_finer(emulator):
         (132, 'channels_last', LAST),
     ):
         inputs = make_inputs((1, channels, 3, 5), *sizes, torch.float32, layout)
-        kernels = compare(emulator, inputs, sizes, TOLERANCE[torch.float32], order=6, multiprocessors=132)
+        kernels = compare(emulator, inputs, sizes, OPERATOR[torch.float32], order=6, multiprocessors=132)
         assert kernels == expected_kernels
 
 
@@ -188,7 +188,7 @@ def test_tiny_and_narrow_maps(emulator):
             for order in orders:
                 inputs = make_inputs(shape, *sizes, dtype)
                 kernels = compare(
-                    emulator, inputs, sizes, TOLERANCE[dtype], 'planar', order=order, multiprocessors=132
+                    emulator, inputs, sizes, OPERATOR[dtype], 'planar', order=order, multiprocessors=132
                 )
                 assert 'correlate_planar_sliced' in kernels
 
@@ -200,7 +200,7 @@ def test_any_strides(emulator, layout):
     for dtype in (torch.float32, torch.bfloat16):
         sizes = (3, 1, 2, False)
         inputs = make_inputs((2, 4, 5, 11), *sizes, dtype, layout)
-        kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], order=7)
+        kernels = compare(emulator, inputs, sizes, OPERATOR[dtype], order=7)
         if layout in chosen:
             assert f'reassemble_{chosen[layout]}' in kernels
 
@@ -218,19 +218,19 @@ def test_strides_alone_do_not_lead_to_the_generic_kernels(emulator):
             sizes = (3, 1, 2, False)
             features, masks, logits, grad = make_inputs((2, channels, 3, 5), *sizes, dtype)
             inputs = of_features(features), masks, logits, of_grad(grad)
-            kernels = compare(emulator, inputs, sizes, TOLERANCE[dtype], order=9)
+            kernels = compare(emulator, inputs, sizes, OPERATOR[dtype], order=9)
             assert not [kernel for kernel in kernels if 'generic' in kernel]
 
 
 def test_any_two_dtypes(emulator):
     """16-bit features with float32 weights is autocast's normal case; float64 takes the generic kernels."""
     for layout in ('contiguous', 'channels_last'):
-        for a in TOLERANCE:
-            for b in TOLERANCE:
+        for a in DTYPES:
+            for b in DTYPES:
                 sizes = (3, 1, 2, False)
                 features, masks, logits, grad = make_inputs((1, 4, 2, 3), *sizes, torch.float64, layout)
                 inputs = features.to(a), masks.to(b), logits.to(b), grad.to(a)
-                kernels = compare(emulator, inputs, sizes, max(TOLERANCE[a], TOLERANCE[b]))
+                kernels = compare(emulator, inputs, sizes, max(OPERATOR[a], OPERATOR[b]))
                 wide = torch.float64 in (a, b)
                 assert any('generic' in kernel for kernel in kernels) == wide
 
@@ -303,4 +303,4 @@ def test_every_size(emulator, kernel_size, scale_factor, down):
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             for layout in ('contiguous', 'channels_last', 'sliced'):
                 inputs = make_inputs(shape, *sizes, dtype, layout)
-                compare(emulator, inputs, sizes, TOLERANCE[dtype], order=scale_factor)
+                compare(emulator, inputs, sizes, OPERATOR[dtype], order=scale_factor)

@@ -7,10 +7,9 @@ import torch
 
 from carafe_plugin.ops import _native, carafe_downsample, carafe_downsample_softmax, reference
 from tests import reference as oracle
+from tests.tolerances import OPERATOR, within
 from tests.torch_versions import needs_compile
 
-# Relative to outputs of about 1: rounding of the inputs, then of the output.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 LAYOUTS = dict(
     contiguous=lambda x: x.contiguous(),
     channels_last=lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -26,31 +25,31 @@ def path(request, monkeypatch):
         pytest.skip(f'no native library: {_native.why_not("cpu")}')
 
 
-def make_inputs(shape, k, groups, s):
+def make_inputs(shape, k, groups, s, dtype=torch.float64):
     """Features, masks or logits, and both expected outputs."""
     rng = np.random.default_rng(k + groups + s)
     n, _, h, w = shape
-    features = rng.standard_normal(shape)
-    other = rng.standard_normal((n, groups * k * k, -(-h // s), -(-w // s)))
+    shapes = shape, (n, groups * k * k, -(-h // s), -(-w // s))
+    inputs = [torch.tensor(rng.standard_normal(x)).to(dtype) for x in shapes]
+    features, other = (x.double().numpy() for x in inputs)  # as the dtype holds them
     probability = oracle.softmax(other, k, groups)
     expected = [oracle.reassemble(features, x, k, groups, s, down=True) for x in (other, probability)]
-    return *map(torch.tensor, (features, other)), [torch.tensor(x) for x in expected]
+    return *inputs, [torch.tensor(x) for x in expected]
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('dtype', OPERATOR, ids=str)
 @pytest.mark.parametrize('scale_factor', [1, 2, 3])
 @pytest.mark.parametrize('kernel_size', [1, 3, 5])
 def test_matches_the_definition(path, kernel_size, scale_factor, dtype, layout):
     for shape, group_size in (((2, 4, 5, 6), 1), ((1, 4, 7, 2), 4), ((1, 4, 1, 1), 2)):
         call = (kernel_size, group_size, scale_factor)
-        features, other, expected = make_inputs(shape, *call)
-        features, other = (LAYOUTS[layout](x.to(dtype)) for x in (features, other))
+        features, other, expected = make_inputs(shape, *call, dtype)
+        features, other = map(LAYOUTS[layout], (features, other))
         for function, exact in zip((carafe_downsample, carafe_downsample_softmax), expected, strict=True):
             output = function(features, other, *call)
             assert output.dtype == dtype
-            atol = TOLERANCE[dtype] * max(1, exact.abs().max())
-            torch.testing.assert_close(output.double(), exact, rtol=0, atol=atol)
+            torch.testing.assert_close(output.double(), exact, **within(OPERATOR[dtype], exact))
 
 
 def test_equals_a_strided_convolution():

@@ -11,6 +11,7 @@ import torch
 import carafe_plugin.ops
 from carafe_plugin import build_upsampler
 from carafe_plugin.ops import _native
+from tests.tolerances import LAYERS, OPERATOR, within
 from tests.torch_versions import DYNAMIC, needs_export
 
 needs_native = pytest.mark.skipif(
@@ -78,7 +79,7 @@ def to_onnx(model, inputs, dynamo):
     return proto
 
 
-def assert_onnx_equal(proto, model, *calls, **tolerance):
+def assert_onnx_equal(proto, model, *calls, tolerance):
     """The graph gives in onnxruntime what the model, outside of an exporter, gives in PyTorch."""
     ort = pytest.importorskip('onnxruntime', reason='needs the onnx extra')
     session = ort.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
@@ -89,7 +90,7 @@ def assert_onnx_equal(proto, model, *calls, **tolerance):
         expected = expected if isinstance(expected, tuple) else (expected,)
         outputs = session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
         for output, exact in zip(outputs, expected, strict=True):
-            torch.testing.assert_close(torch.from_numpy(output), exact, **tolerance)
+            torch.testing.assert_close(torch.from_numpy(output), exact, **within(tolerance, exact))
 
 
 def check_operator(name, k, groups, s, dynamo):
@@ -98,7 +99,7 @@ def check_operator(name, k, groups, s, dynamo):
 
     model = Operator(name, k, groups, s).eval()
     proto = to_onnx(model, inputs(2, 6, 7), dynamo)
-    assert_onnx_equal(proto, model, inputs(1, 9, 5), inputs(3, 1, 12), rtol=1e-5, atol=1e-5)
+    assert_onnx_equal(proto, model, inputs(1, 9, 5), inputs(3, 1, 12), tolerance=OPERATOR[torch.float32])
 
 
 @pytest.mark.parametrize('integers', [(5, 1, 2), (3, 2, 3), (1, 4, 1)], ids=str)
@@ -122,7 +123,7 @@ def test_onnx_by_dynamo_in_full(name, integers):
 def test_onnx_of_the_module(dynamo):
     module = carafe_module(s=3, up_kernel=3, up_group=2)
     proto = to_onnx(module, (torch.randn(2, 8, 6, 7),), dynamo)
-    assert_onnx_equal(proto, module, (torch.randn(1, 8, 9, 4),), rtol=1e-5, atol=1e-5)
+    assert_onnx_equal(proto, module, (torch.randn(1, 8, 9, 4),), tolerance=LAYERS[torch.float32])
 
 
 def test_onnx_of_16_bit_inputs():
@@ -130,7 +131,7 @@ def test_onnx_of_16_bit_inputs():
     model = Operator('carafe_softmax', 3, 1, 2).eval()
     inputs = [x.half() for x in operator_inputs('carafe_softmax', 1, 4, 5, 6, 3, 1, 2)]
     proto = to_onnx(model, tuple(inputs), dynamo=False)
-    assert_onnx_equal(proto, model, inputs, rtol=1e-3, atol=1e-3)
+    assert_onnx_equal(proto, model, inputs, tolerance=OPERATOR[torch.float16])
 
 
 def test_onnx_refuses_what_eager_refuses():

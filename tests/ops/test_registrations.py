@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax, reference
 from tests.ops.native_cases import LAYOUTS, make_inputs, on_devices
+from tests.tolerances import OPERATOR
 from tests.torch_versions import VERSION, needs_compile, needs_export, needs_opcheck
 
 needs_native = pytest.mark.skipif(
@@ -89,7 +90,7 @@ def test_only_the_gradients_asked_for(needs):
 def test_opcheck(device, layout, sizes, dtypes):
     for name, tensors, others in calls((2, 4, 3, 5), sizes, layout, *dtypes, device=device):
         tensors = [x.detach().requires_grad_() for x in tensors]
-        tolerance = {} if len(dtypes) == 1 else dict(rtol=3e-2, atol=3e-2)  # of bfloat16
+        tolerance = {} if len(dtypes) == 1 else dict(rtol=OPERATOR[dtypes[0]], atol=OPERATOR[dtypes[0]])
         torch.library.opcheck(getattr(ops, name).default, (*tensors, *others), **tolerance)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from carafe_plugin.upsamplers import UPSAMPLERS
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
+from tests.tolerances import LAYERS
 from tests.torch_versions import needs_export
 from tests.upsamplers.cases import CASES, build
 
@@ -39,7 +40,7 @@ def check(case, dynamo):
 
     model = Fused(up).eval() if guided else up
     proto = to_onnx(model, call(2, 6, 7), dynamo)
-    assert_onnx_equal(proto, model, call(3, 5, 9), call(1, 2, 4, missing=1), rtol=1e-3, atol=1e-4)
+    assert_onnx_equal(proto, model, call(3, 5, 9), call(1, 2, 4, missing=1), tolerance=LAYERS[torch.float32])
 
 
 @pytest.mark.parametrize(
