@@ -132,7 +132,7 @@ def read_mask(path: str | Path, hole: str = 'white') -> np.ndarray:
     brightness = read_image(path).mean(2)
     low, high = brightness.min(), brightness.max()
     white = brightness >= 127.5
-    if 0 < high and low < 255 and white.all() == white.any():
+    if high > 0 and low < 255 and white.all() == white.any():
         raise UnreadableImageError(
             f'{path}: not a mask, its values are {low:g} to {high:g}; black is 0 and white is 255'
         )

@@ -8,7 +8,7 @@ from PIL import Image
 
 import carafe_plugin.segmentation  # noqa: F401
 from carafe_plugin.runtime.errors import UserError
-from carafe_tools.seg_files import check_seg_dataset
+from carafe_plugin.runtime.data_checks.seg import check_seg_dataset
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 
