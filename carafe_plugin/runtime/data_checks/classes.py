@@ -4,7 +4,6 @@
 import copy
 from collections.abc import Iterable
 
-from mmengine.dataset import BaseDataset
 from torch import nn
 
 from carafe_plugin.runtime.config_parts import dataset_class, find_step, unwrap
@@ -24,7 +23,7 @@ def class_names(cfg: dict, where: str) -> tuple[str, ...] | None:
         UserError: they are no list, or stand under a name that the data set does not read.
     """
     cls = dataset_class(cfg)
-    if not issubclass(cls, BaseDataset):
+    if not any(base.__name__ in ('BaseDetDataset', 'BaseSegDataset') for base in cls.__mro__):
         return None
     meta = cfg.get('metainfo') or {}
     if 'CLASSES' in meta and 'classes' not in meta:
@@ -62,9 +61,10 @@ def check_heads(model: nn.Module, cfg: dict, where: str, spoken: bool = False) -
         count = getattr(module, 'num_classes', None)
         # A list of heads has them as `bbox_head.0`.
         part = path.rstrip('.0123456789').split('.')[-1]
-        if not part.endswith('head') or part in ('rpn_head', 'semantic_head') or not isinstance(count, int):
+        if not isinstance(count, int) or not part.endswith('head') or part in ('rpn_head', 'semantic_head'):
             continue
-        if getattr(module, 'class_agnostic', False) or type(module).__name__ == 'STDCHead':
+        kind = type(module).__name__
+        if getattr(module, 'class_agnostic', False) or kind == 'STDCHead' or 'RPN' in kind:
             continue
         text = f'model.{path} has num_classes={count}, {name} {len(classes)} classes'
         if count < min(len(classes), len(things)):
