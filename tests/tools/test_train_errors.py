@@ -16,6 +16,8 @@ from mmengine.registry import HOOKS, DefaultScope
 
 from carafe_plugin.runtime import data_checks
 from carafe_plugin.runtime.errors import UserError
+from carafe_tools.preflight import check_config
+from carafe_tools.shapes import make_shapes
 from tests.runtime.helpers import ROOT, load_tool, run_tool, write_coco, write_detector_config
 
 MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
@@ -206,3 +208,14 @@ def test_the_hook_looks_once_in_a_process(setting, monkeypatch):
         cfg.test_dataloader.dataset.ann_file = 'gone.json'
         with pytest.raises(UserError, match=r'gone.json does not exist \(test_dataloader.dataset.ann_file'):
             hook.before_test(runner)
+
+
+@pytest.mark.parametrize(
+    'config', ['mask-rcnn_r18_fpn-carafe_head-carafe_shapes', 'upernet_r18_carafe_shapes']
+)
+def test_the_quick_start_passes_without_a_word(tmp_path, monkeypatch, capfd, config):
+    make_shapes(tmp_path / 'data' / 'shapes', 8, 2)
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / f'{config}.py')
+    check_config(cfg, ('train', 'val', 'test'))
+    assert 'note' not in capfd.readouterr().err

@@ -58,7 +58,7 @@ def check_coco_dataset(cfg: dict, where: str, train: bool = False, annotated: bo
                 raise UserError(
                     f'width and height must be numbers, image {image["id"]} has others, in {file}'
                 )
-        classes = class_names(dataset, name)
+        classes = class_names(dataset, name) or ()
         _check_categories(content, classes, file)
         if annotated:
             load = find_step(dataset, 'LoadAnnotations')

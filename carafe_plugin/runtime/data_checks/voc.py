@@ -56,7 +56,7 @@ def _check(dataset: dict, name: str, train: bool) -> None:
                 sizes,
             )
         )
-    classes = class_names(dataset, name)
+    classes = class_names(dataset, name) or ()
     others = {label: count for label, count in counts.items() if label not in classes}
     for label in classes:
         near = {other.casefold(): other for other in others}
