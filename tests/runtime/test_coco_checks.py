@@ -149,6 +149,7 @@ BAD = {
         'no annotation can be used, 6 of 6 have a box of less than a pixel',
     ),
     'texts': (boxes(lambda *box: list(map(str, box))), r"bbox must be four numbers, got \['10', "),
+    'nan': (boxes(lambda x, y, w, h: [x, y, w, float('nan')]), r'got \[10.0, 10.0, 20.0, nan\]'),
     'three numbers': (boxes(lambda *box: box[:3]), r'bbox must be four numbers, got \[10, 10, 20\]'),
     'ids from 0': (
         lambda what: [annotation.update(id=i) for i, annotation in enumerate(what['annotations'])],

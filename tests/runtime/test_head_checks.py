@@ -101,6 +101,7 @@ def test_too_many_classes_are_told_once(capfd):
     notes = [line for line in capfd.readouterr().err.splitlines() if line.startswith('note')]
     assert notes == [
         'note: model.roi_head.bbox_head has num_classes=9, train_dataloader.dataset 6 classes: 3 are never '
-        'trained',
-        'note: model.decode_head has num_classes=7, train_dataloader.dataset 2 classes: 5 are never trained',
+        'trained, and metrics may fail on them',
+        'note: model.decode_head has num_classes=7, train_dataloader.dataset 2 classes: 5 are never trained, '
+        'and metrics may fail on them',
     ]

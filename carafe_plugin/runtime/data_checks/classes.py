@@ -70,7 +70,7 @@ def check_heads(model: nn.Module, cfg: dict, where: str, spoken: bool = False) -
         if count < min(len(classes), len(things)):
             raise UserError(f'{text}: {some(classes)}')
         if count not in (len(classes), len(things)) and not spoken:
-            notice(f'{text}: {count - len(classes)} are never trained')
+            notice(f'{text}: {count - len(classes)} are never trained, and metrics may fail on them')
 
 
 def check_mask_head(model: nn.Module, cfg: dict, where: str) -> None:

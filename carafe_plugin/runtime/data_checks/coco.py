@@ -237,7 +237,10 @@ def _boxes(annotations: list[dict], file: str) -> np.ndarray:
         box = annotation['bbox']
         if not isinstance(box, list) or len(box) != 4 or not {*map(type, box)} <= {int, float}:
             raise UserError(f'bbox must be four numbers, got {box!r}, in {file}')
-    return np.array([annotation['bbox'] for annotation in annotations], float).reshape(-1, 4)
+    boxes = np.array([annotation['bbox'] for annotation in annotations], float).reshape(-1, 4)
+    if wrong := boxes[~np.isfinite(boxes).all(1)].tolist():
+        raise UserError(f'bbox must be four numbers, got {wrong[0]}, in {file}')
+    return boxes
 
 
 def _check_boxes(boxes: np.ndarray, extents: np.ndarray, file: str) -> None:
