@@ -62,6 +62,7 @@ ADDED = {
 }
 ALLOWED = {
     'custom_imports',
+    'default_hooks.check_data.type',
     'model.neck.type',
     'model.neck.upsample_cfg',
     'model.roi_head.mask_head.type',

@@ -101,6 +101,7 @@ def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
     from mmengine.registry import MODELS, DefaultScope
 
     from carafe_tools.model_cost import multiply_adds
+    from carafe_tools.preflight import building
 
     height, width = shape
     if 'generator' in model_cfg:
@@ -113,10 +114,8 @@ def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
         samples = [DetDataSample(metainfo=metainfo)]
     image = dict(inputs=[torch.zeros(3, height, width, dtype=torch.uint8)], data_samples=samples)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        try:
+        with building():
             model = MODELS.build(model_cfg).eval()
-        except (TypeError, ValueError) as error:
-            raise UserError(error) from error
         return multiply_adds(model, image)
 
 

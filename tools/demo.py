@@ -12,7 +12,6 @@ import argparse
 import contextlib
 from pathlib import Path
 
-import mmcv
 import torch
 from mmengine.config import Config
 
@@ -21,7 +20,9 @@ from carafe_plugin.runtime.checkpoint import check_checkpoint
 from carafe_plugin.runtime.config_parts import type_name
 from carafe_plugin.runtime.errors import UserError, notice
 from carafe_tools.command import run_command
+from carafe_tools.drawing import require_image
 from carafe_tools.launch import read_config
+from carafe_tools.preflight import building
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -42,10 +43,7 @@ def find_images(inputs: list[Path], limit: int | None = None) -> list[Path]:
         images += found
     images = images[:limit]
     for path in images:
-        if not path.exists():
-            raise UserError(f'{path}: no such file')
-        if mmcv.imread(path) is None:
-            raise UserError(f'{path}: not a readable image')
+        require_image(path)
     return images
 
 
@@ -113,7 +111,8 @@ def load_model(cfg: Config, args: argparse.Namespace) -> torch.nn.Module:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:
         raise UserError(f'--device {args.device}: {error}') from error
-    with contextlib.redirect_stdout(None):  # it prints a list of all misfits; one is told below
+    # It prints a list of all misfits; one is told below.
+    with building(), contextlib.redirect_stdout(None):
         model = init_model(cfg, args.checkpoint, args.device)
     if checkpoint is not None:
         stored = checkpoint.get('state_dict', checkpoint)

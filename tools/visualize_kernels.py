@@ -25,6 +25,7 @@ import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.runtime.errors import UserError
 from carafe_plugin.upsamplers import Upsampler
 from carafe_tools.command import run_command
+from carafe_tools.drawing import require_image
 from carafe_tools.kernels import (
     Step,
     accumulated_field,
@@ -52,9 +53,8 @@ def read_image(model: torch.nn.Module, path: Path) -> tuple[np.ndarray, torch.Te
     Raises:
         UserError: It cannot be read.
     """
-    image = mmcv.imread(path) if path.is_file() else None
-    if image is None:
-        raise UserError(f'{path}: not a readable image')
+    require_image(path)
+    image = mmcv.imread(path)
     pipeline = [
         step for step in model.cfg.test_dataloader.dataset.pipeline if 'Annotations' not in step['type']
     ]

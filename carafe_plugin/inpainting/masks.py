@@ -10,7 +10,7 @@ import numpy as np
 
 from carafe_plugin.ops.arguments import require_choice
 
-from .images import read_image
+from .images import UnreadableImageError, read_image
 
 POLARITIES = ('white', 'black')
 
@@ -117,14 +117,23 @@ def _paint_stroke(
 def read_mask(path: str | Path, hole: str = 'white') -> np.ndarray:
     """Read a mask from an image file; pixels of half brightness and more are white.
 
+    A mask whose values all lie in one half, as 0 and 1 do, marks nothing and everything: it is refused. One
+    that is quite black or quite white is what it is.
+
     Args:
         path: the file; colours count by their mean, alpha as in :func:`read_image`.
         hole: ``'white'`` or ``'black'``, which of the two marks the hole.
 
     Raises:
-        UnreadableImageError: the file cannot be read.
+        UnreadableImageError: the file cannot be read, or holds no black and white.
         ValueError: ``hole`` is neither.
     """
     require_choice('hole', hole, POLARITIES)
-    white = read_image(path).mean(2) >= 127.5
+    brightness = read_image(path).mean(2)
+    low, high = brightness.min(), brightness.max()
+    white = brightness >= 127.5
+    if high > 0 and low < 255 and white.all() == white.any():
+        raise UnreadableImageError(
+            f'{path}: not a mask, its values are {low:g} to {high:g}; black is 0 and white is 255'
+        )
     return (white if hole == 'white' else ~white).astype(np.uint8)

@@ -6,6 +6,7 @@ Once imported, ``torch.load`` reads mmengine's checkpoints and its FLOP analysis
 
 from .checkpoint import enable_safe_loading
 from .checkpoint_hook import AtomicCheckpointHook
+from .data_checks import CheckDataHook
 from .flops import count_operators
 from .progress import ProgressBarHook
 from .sampler import NumberedSampler
@@ -13,4 +14,10 @@ from .sampler import NumberedSampler
 enable_safe_loading()
 count_operators()
 
-__all__ = ['AtomicCheckpointHook', 'NumberedSampler', 'ProgressBarHook', 'enable_safe_loading']
+__all__ = [
+    'AtomicCheckpointHook',
+    'CheckDataHook',
+    'NumberedSampler',
+    'ProgressBarHook',
+    'enable_safe_loading',
+]

@@ -36,3 +36,22 @@ def dataset_class(cfg: dict) -> type:
             kind = registry.get(kind)
     # An unknown name, or a function, is the Runner's business.
     return kind if isinstance(kind, type) else object
+
+
+def steps(dataset: dict) -> Iterator[dict]:
+    """The transforms of a data set's pipeline, those inside others included (test-time augmentation)."""
+    yield from _nested(dataset.get('pipeline') or [])
+
+
+def _nested(pipeline: list) -> Iterator[dict]:
+    for step in pipeline:
+        if isinstance(step, dict):
+            yield step
+            yield from _nested(step.get('transforms') or [])
+        elif isinstance(step, (list, tuple)):
+            yield from _nested(step)
+
+
+def find_step(dataset: dict, name: str) -> dict | None:
+    """The first transform of a class in a data set's pipeline."""
+    return next((step for step in steps(dataset) if type_name(step) == name), None)

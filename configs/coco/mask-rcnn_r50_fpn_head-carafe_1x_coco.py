@@ -8,4 +8,5 @@ Run here: built and compared with mmdet's config; not trained on COCO.
 
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['carafe_plugin.detection'])
+default_hooks = dict(check_data=dict(type='CheckDataHook'))
 model = dict(roi_head=dict(mask_head=dict(type='UpsampleFCNMaskHead', upsample_cfg=dict(type='carafe'))))

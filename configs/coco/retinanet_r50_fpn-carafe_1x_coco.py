@@ -8,4 +8,5 @@ Run here: built; not trained on COCO.
 
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['carafe_plugin.detection'])
+default_hooks = dict(check_data=dict(type='CheckDataHook'))
 model = dict(neck=dict(type='UpsampleFPN', upsample_cfg=dict(type='carafe')))

@@ -145,6 +145,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=max_iters, eta_min=1e-5),
 ]
 default_hooks = dict(
+    check_data=dict(type='CheckDataHook'),
     logger=dict(interval=20, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=max_iters // 3, max_keep_ckpts=2),
 )

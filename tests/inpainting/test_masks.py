@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holes have the area, the place and the polarity that were asked for."""
 
+import re
+
 import numpy as np
 import pytest
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
+from carafe_plugin.inpainting.images import UnreadableImageError
 from carafe_plugin.inpainting.masks import random_box, random_strokes, read_mask
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.inpaint_files import check_masks
 
 
 @pytest.mark.parametrize('area', [(0.15, 0.65), (0.3, 0.3001), (0.0, 0.0), (1.0, 1.0), (0.9, 0.95)])
@@ -72,3 +77,65 @@ def test_mask_files_have_a_polarity(tmp_path):
         hole = TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path), hole=polarity))
         result = hole(dict(img=np.zeros((16, 12, 3), np.uint8)))['hole']
         np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize('values', [(0, 1), (0, 127), (3, 90), (128, 255), (254, 255)])
+def test_masks_without_black_and_white_are_refused(tmp_path, values):
+    mask = np.full((8, 6), values[0], np.uint8)
+    mask[2:5, 1:4] = values[1]
+    Image.fromarray(mask).save(tmp_path / 'mask.png')
+    for hole in ('white', 'black'):
+        with pytest.raises(UnreadableImageError, match=f'values are {values[0]} to {values[1]}; black is 0'):
+            read_mask(tmp_path / 'mask.png', hole)
+
+
+def test_deep_and_binary_files_are_masks(tmp_path):
+    mask = np.zeros((8, 6), bool)
+    mask[2:5, 1:4] = True
+    Image.fromarray(mask).save(tmp_path / 'bits.png')
+    Image.fromarray(mask.astype(np.uint16) * 65535).save(tmp_path / 'deep.png')
+    Image.fromarray(mask.astype(np.uint16) * 255).save(tmp_path / 'dark.png')
+    for name in ('bits', 'deep'):
+        np.testing.assert_array_equal(read_mask(tmp_path / f'{name}.png'), mask)
+    with pytest.raises(UnreadableImageError, match='its values are 0 to 1'):  # bytes in a file of 16 bits
+        read_mask(tmp_path / 'dark.png')
+
+
+@pytest.mark.parametrize('value', [0, 255])
+def test_masks_of_one_colour_are_what_they_are(tmp_path, value):
+    Image.fromarray(np.full((8, 6), value, np.uint8)).save(tmp_path / 'mask.png')
+    assert (read_mask(tmp_path / 'mask.png') == value // 255).all()
+
+
+def check_folder(folder, *masks):
+    for index, mask in enumerate(masks):
+        Image.fromarray(np.array(mask, np.uint8).reshape(2, 2)).save(folder / f'{index}.png')
+    step = dict(type='HoleFromFiles', root=str(folder))
+    dataset = dict(type='InpaintingDataset', data_root='anywhere', pipeline=[dict(type='ReadImage'), step])
+    check_masks(dataset, 'train_dataloader.dataset')
+
+
+GOOD, BLACK, WHITE, DARK = [0, 0, 0, 255], [0] * 4, [255] * 4, [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ('masks', 'message'),
+    [
+        (
+            [DARK, DARK],
+            r'none of 2 masks can be used \(train_.*0.png: not a mask, its values are 0 to 1; black',
+        ),
+        ([BLACK, BLACK], r'none of 2 masks can be used .*0.png marks no pixel, the hole is white'),
+        ([WHITE, BLACK, DARK], r'none of 3 masks can be used .*0.png marks every pixel, the hole is white'),
+    ],
+)
+def test_a_folder_without_a_hole_is_refused(tmp_path, masks, message):
+    with pytest.raises(UserError, match=message):
+        check_folder(tmp_path, *masks)
+
+
+def test_a_folder_with_some_bad_masks_is_told_of(tmp_path, capfd):
+    check_folder(tmp_path, GOOD, GOOD)
+    assert capfd.readouterr().err == ''
+    check_folder(tmp_path, GOOD, DARK, BLACK)
+    assert re.search(r'note: 2 of 3 masks cannot be used \(train_.*1.png: not a mask', capfd.readouterr().err)

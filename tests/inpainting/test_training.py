@@ -129,8 +129,9 @@ def test_demo_fills_the_hole_alone(tmp_path, image, finished, polarity):
     ('mask', 'message'),
     [
         (np.ones((44, 53)), 'is of 53x44 pixels, its image of 53x45'),
-        (np.ones((45, 53)), 'marks every pixel as the hole'),
-        (np.zeros((45, 53)), 'marks no pixel as the hole'),
+        (np.ones((45, 53)), 'is of one colour: with white as the hole it marks every pixel'),
+        (np.zeros((45, 53)), 'is of one colour: with white as the hole it marks no pixel'),
+        (np.eye(45, 53) / 255, 'not a mask, its values are 0 to 1; black is 0 and white is 255'),
         (None, 'not a readable image'),
     ],
 )
@@ -141,7 +142,8 @@ def test_demo_refuses_a_mask_that_cannot_be(tmp_path, image, finished, capsys, m
         Image.fromarray(np.uint8(255 * mask)).save(tmp_path / 'mask.png')
     with pytest.raises(SystemExit):
         demo(finished, image, '--out', tmp_path / 'out', '--mask', tmp_path / 'mask.png')
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and '--mask-hole' not in error
     assert not (tmp_path / 'out').exists()
 
 

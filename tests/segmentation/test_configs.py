@@ -32,7 +32,8 @@ ADDED = {
     'carafe-fpn-fusion': FPN + FUSION,
     'carafe': PPM + FPN + FUSION,
 }
-# mmseg's configs, and what may differ besides custom_imports and the fields of the upsampler.
+# mmseg's configs; what may differ are the fields of the upsampler and what the configs bring along.
+BROUGHT = ('custom_imports', 'default_hooks.check_data.')
 RECIPES = {
     'upernet_r50_carafe_4xb4-80k_ade20k-512x512': 'upernet/upernet_r50_4xb4-80k_ade20k-512x512',
     'upernet_r50_carafe-fpn_4xb4-80k_ade20k-512x512': 'upernet/upernet_r50_4xb4-80k_ade20k-512x512',
@@ -105,9 +106,9 @@ def test_recipes_are_mmsegs(name):
     theirs = Config.fromstring(f"_base_ = 'mmseg::{RECIPES[name]}.py'", '.py')
     ours, theirs = leaves(Config.fromfile(path)._cfg_dict), leaves(theirs._cfg_dict)
     changed = {key for key in ours.keys() | theirs.keys() if ours.get(key, key) != theirs.get(key, key)}
-    assert {key.split('.')[-1] for key in changed if not key.startswith('custom_imports')} == {'type'}
+    assert {key.split('.')[-1] for key in changed if not key.startswith(BROUGHT)} == {'type'}
     for key in changed:
-        if not key.startswith('custom_imports'):
+        if not key.startswith(BROUGHT):
             assert 'upsample_cfg' in key or 'Upsample' in ours[key], key
 
 

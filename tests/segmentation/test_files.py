@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is wrong with images and label maps is told in one line before a run, naming the file or the label."""
 
+import re
+
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 import carafe_plugin.segmentation  # noqa: F401
+from carafe_plugin.runtime.data_checks.seg import check_seg_dataset
 from carafe_plugin.runtime.errors import UserError
-from carafe_tools.seg_files import check_seg_dataset
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 
@@ -25,17 +27,17 @@ def data(tmp_path):
     return tmp_path
 
 
-def check(data, pipeline=(), **changes):
+def check(data, pipeline=(), load=LOAD, train=True, **changes):
     cfg = dict(
         type='BaseSegDataset',
         data_root=str(data),
         data_prefix=dict(img_path='images', seg_map_path='labels'),
         metainfo=dict(classes=('x', 'y', 'z')),
-        pipeline=[*LOAD, *pipeline],
+        pipeline=[*load, *pipeline],
     )
     cfg |= changes
     with DefaultScope.overwrite_default_scope('mmseg'):
-        check_seg_dataset(dict(type='RepeatDataset', times=2, dataset=cfg), 'train_dataloader.dataset')
+        check_seg_dataset(dict(type='RepeatDataset', times=2, dataset=cfg), 'train_dataloader.dataset', train)
 
 
 def test_good_data_pass(data):
@@ -94,3 +96,108 @@ def test_a_colour_picture_is_no_label_map(data):
     Image.new('RGB', (12, 8)).save(data / 'labels' / 'a.png')
     with pytest.raises(UserError, match=r'labels/a.png has 3 channels, a label map has one'):
         check(data)
+
+
+def write_label(data, name, values):
+    Image.fromarray(np.resize(np.array(values, np.uint8), (8, 12))).save(data / 'labels' / f'{name}.png')
+
+
+@pytest.mark.parametrize(
+    'values, changes',
+    [
+        ([0, 255], {}),  # a mask drawn in black and white
+        ([0, 1], dict(reduce_zero_label=True)),  # the ground is dropped, the rest is all there is
+        ([1, 2], dict(pipeline=[dict(type='MapLabels', label_map=[0, 1, 1], num_classes=2)])),
+    ],
+)
+def test_labels_of_one_class_teach_nothing(data, capfd, values, changes):
+    for name in 'abc':
+        write_label(data, name, values)
+    options = dict(metainfo=dict(classes=('ground', 'shape'))) | changes
+    only = 'shape' if 'pipeline' in changes else 'ground'
+    message = f"every pixel is '{only}' or ignored in 3 label maps .train_dataloader.dataset., of 2 classes"
+    with pytest.raises(UserError, match=message):
+        check(data, **options)
+    check(data, train=False, **options)  # a small validation set may be so
+    assert re.search(f'note: {message}', capfd.readouterr().err)
+    write_label(data, 'c', [0, 1, 2, 255] if 'pipeline' in changes else [1, 2] if changes else [0, 1])
+    check(data, **options)
+    assert capfd.readouterr().err == ''
+
+
+def test_labels_that_are_all_ignored_teach_nothing(data):
+    for name in 'abc':
+        write_label(data, name, [255])
+    with pytest.raises(UserError, match='every pixel is ignored in 3 label maps'):
+        check(data)
+
+
+def test_a_class_without_a_pixel_is_told(data, capfd):
+    check(data, metainfo=dict(classes=('x', 'y', 'z', 'far')))
+    assert 'note: 1 of the 4 classes have no pixel in the 3 label maps' in capfd.readouterr().err
+
+
+def test_parts_of_a_data_set_may_have_one_class_each(data):
+    """Pictures without any object, beside those with one."""
+    parts = []
+    for name, values in (('without', [0]), ('with', [1])):
+        (data / name).mkdir()
+        for stem in 'abc':
+            label = np.full((8, 12), values[0], np.uint8)
+            Image.fromarray(label).save(data / name / f'{stem}.png')
+        parts.append(
+            dict(
+                type='BaseSegDataset',
+                data_root=str(data),
+                data_prefix=dict(img_path='images', seg_map_path=name),
+                metainfo=dict(classes=('ground', 'shape')),
+                pipeline=LOAD,
+            )
+        )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        check_seg_dataset(dict(type='ConcatDataset', datasets=parts), 'train', train=True)
+        with pytest.raises(UserError, match="every pixel is 'shape'"):
+            check_seg_dataset(parts[1], 'train', train=True)
+
+
+@pytest.mark.parametrize('flag, turned', [('color', True), ('color_ignore_orientation', False)])
+def test_sizes_are_those_of_the_loader(data, flag, turned):
+    """An image that its EXIF data turn has the size of what the network sees; a label map is never turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (8, 12)).save(data / 'images' / 'b.jpg', exif=exif)
+    load = [dict(type='LoadImageFromFile', color_type=flag), LOAD[1]]
+    upright = np.resize(np.array([0, 1, 2, 255], np.uint8), (8, 12))
+    for label, fits in ((upright, turned), (upright.T, not turned)):
+        Image.fromarray(np.ascontiguousarray(label)).save(data / 'labels' / 'b.png')
+        if fits:
+            check(data, load=load)
+        else:
+            with pytest.raises(UserError, match=r'labels/b.png is of .* pixels, its image of'):
+                check(data, load=load)
+
+
+def test_palette_label_maps_are_read_as_the_pipeline_reads_them(data):
+    """Pillow gives their indices, OpenCV their colours."""
+    for name in 'abc':
+        label = Image.open(data / 'labels' / f'{name}.png')
+        label.putpalette(range(256))
+        label.save(data / 'labels' / f'{name}.png')
+    check(data)
+    load = [LOAD[0], dict(type='LoadAnnotations', imdecode_backend='cv2')]
+    with pytest.raises(UserError, match=r'labels/a.png has 3 channels'):
+        check(data, load=load)
+
+
+def test_two_minds_about_the_zero_label_are_told(data):
+    load = [LOAD[0], dict(type='LoadAnnotations', reduce_zero_label=True)]
+    with pytest.raises(UserError, match='is True in LoadAnnotations and False in the data set'):
+        check(data, load=load)
+
+
+def test_fractions_are_no_labels(data):
+    Image.fromarray(np.zeros((8, 12), np.float32)).save(data / 'labels' / 'a.tif')
+    for name in 'bc':
+        Image.fromarray(np.zeros((8, 12), np.float32)).save(data / 'labels' / f'{name}.tif')
+    with pytest.raises(UserError, match=r'labels/a.tif must hold whole numbers from 0 on, got float32'):
+        check(data, seg_map_suffix='.tif')

@@ -125,6 +125,14 @@ def bad_inputs(setting, folder):
     """Name -> (arguments, what the message says)."""
     (folder / 'empty').mkdir()
     (folder / 'text.png').write_text('no picture')
+    (folder / 'nothing.png').touch()
+    photo = cv2.imencode('.jpg', np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[
+        1
+    ].tobytes()
+    (folder / 'half.jpg').write_bytes(photo[: len(photo) // 2])
+    (folder / 'asserts.py').write_text(
+        f"_base_ = '{setting / 'config.py'}'\nmodel = dict(neck=dict(num_outs=1))\n"
+    )
     (folder / 'short.pth').write_bytes((setting / 'model.pth').read_bytes()[:2000])
     (folder / 'no_coco.json').write_text('[]')
     torch.save(dict(state_dict={}, meta={}), folder / 'other.pth')
@@ -134,6 +142,12 @@ def bad_inputs(setting, folder):
     return {
         'absent image': (['gone.png', *plain], 'gone.png: no such file'),
         'not an image': ([images, folder / 'text.png', *plain], 'text.png: not a readable image'),
+        'an image of no bytes': ([folder / 'nothing.png', *plain], 'nothing.png: not a readable image'),
+        'half an image': ([folder / 'half.jpg', *plain], 'half.jpg: not a readable image'),
+        'an assertion': (
+            [images, *plain, '--config', folder / 'asserts.py'],
+            'the model cannot be built: AssertionError in fpn.py, line ',
+        ),
         'empty folder': ([folder / 'empty', *plain], 'empty: no image in this folder'),
         'same name twice': ([images / '0.png', images, *plain], 'would both be written to'),
         'overwrites an input': ([images, *options(setting, images)], 'would be overwritten'),

@@ -5,11 +5,22 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import mmdet
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import HOOKS, DefaultScope
 
-from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
+from carafe_plugin.runtime import data_checks
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.preflight import check_config
+from carafe_tools.shapes import make_shapes
+from tests.runtime.helpers import ROOT, load_tool, run_tool, write_coco, write_detector_config
+
+MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
 
 NECK = 'model.neck.upsample_cfg'
 HEAD = 'model.roi_head.mask_head.upsample_cfg'
@@ -25,6 +36,7 @@ def setting(tmp_path_factory):
     absent = dict(content, images=[*content['images'], dict(id=9, file_name='9.png', width=64, height=64)])
     (data / 'no_list.json').write_text(json.dumps(no_list))
     (data / 'absent.json').write_text(json.dumps(absent))
+    (data / 'reversed.json').write_text(json.dumps(dict(content, categories=content['categories'][::-1])))
     (data / 'list.json').write_text('[]')
     (data / 'text.json').write_text('{"images": [')
     work_dir = folder / 'work'
@@ -83,6 +95,22 @@ CASES = {
     'channels not divisible by groups': (
         [f'{NECK}.up_group=3'],
         'the model cannot be built: .*divisible by up_group=3, got 16',
+    ),
+    'categories in another order': (
+        ['train_dataloader.dataset.ann_file=reversed.json'],
+        r'categories and classes differ in order in \S+/reversed.json',
+    ),
+    'a head of fewer classes': (
+        ['model.roi_head.bbox_head.num_classes=1'],
+        'model.roi_head.bbox_head has num_classes=1, train_dataloader.dataset 2 classes: red, blue',
+    ),
+    'assertion without a text': (
+        ['model.neck.num_outs=1'],
+        'the model cannot be built: AssertionError in fpn.py, line [0-9]+: assert num_outs',
+    ),
+    'assertion with a text': (
+        ['model.backbone.out_indices=[0,9]'],
+        'the model cannot be built: ',
     ),
     'unknown class': (['model.neck.type=NoSuchNeck'], 'the model cannot be built: NoSuchNeck is not in'),
     'override that does not fit': (
@@ -146,3 +174,48 @@ def test_as_the_user_sees_it(setting, tmp_path):
     assert done.returncode == 1
     assert_one_line(done.stderr, 'the model cannot be built: ')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', ['train', str(MMDET_TRAIN)], ids=['ours', 'mmdet'])
+def test_another_program_is_stopped_too(setting, tmp_path, tool):
+    """Our configs bring a hook along, so that MMDetection's own tool trains on no wrong data either."""
+    config, _, _ = setting
+    argv = [
+        config,
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_dataloader.dataset.ann_file=reversed.json',
+    ]
+    assert run_tool(tool, argv, tmp_path / 'log') == 1
+    log = (tmp_path / 'log').read_text()
+    assert 'categories and classes differ in order' in log.splitlines()[-1]
+    assert ('Traceback' in log) == (tool != 'train')
+    assert not list(tmp_path.rglob('*.pth')) and 'Epoch(train)' not in log
+
+
+def test_the_hook_looks_once_in_a_process(setting, monkeypatch):
+    config, _, _ = setting
+    monkeypatch.setattr(data_checks, '_looked', set())
+    cfg = Config.fromfile(config)
+    hook = HOOKS.build(cfg.default_hooks.check_data)
+    runner = SimpleNamespace(cfg=cfg, model=torch.nn.Identity())
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        hook.before_train(runner)
+        cfg.train_dataloader.dataset.ann_file = 'gone.json'
+        hook.before_train(runner)
+        cfg.test_dataloader.dataset.ann_file = 'gone.json'
+        with pytest.raises(UserError, match=r'gone.json does not exist \(test_dataloader.dataset.ann_file'):
+            hook.before_test(runner)
+
+
+@pytest.mark.parametrize(
+    'config', ['mask-rcnn_r18_fpn-carafe_head-carafe_shapes', 'upernet_r18_carafe_shapes']
+)
+def test_the_quick_start_passes_without_a_word(tmp_path, monkeypatch, capfd, config):
+    make_shapes(tmp_path / 'data' / 'shapes', 8, 2)
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / f'{config}.py')
+    check_config(cfg, ('train', 'val', 'test'))
+    assert 'note' not in capfd.readouterr().err

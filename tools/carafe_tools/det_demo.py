@@ -17,9 +17,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
+from carafe_plugin.runtime.data_checks.coco import read_coco_file
 from carafe_plugin.runtime.errors import UserError
 
-from .coco_files import check_coco_file
 from .drawing import sheet
 
 SIDE = 480  # smaller pictures are enlarged to about this, to show boundaries and labels
@@ -40,7 +40,7 @@ class GroundTruth:
     """
 
     def __init__(self, file: Path, images: list[Path], classes: tuple[str, ...]) -> None:
-        check_coco_file(str(file), '--ground-truth')
+        read_coco_file(str(file), '--ground-truth')
         with contextlib.redirect_stdout(None):  # pycocotools prints
             self.coco = COCO(file)
         ids = {Path(info['file_name']).parts: i for i, info in self.coco.imgs.items()}

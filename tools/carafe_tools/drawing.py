@@ -4,14 +4,37 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from carafe_plugin.runtime.errors import UserError
 
 GAP = 12  # pixels between pictures
 LINE = 26  # height of a line of text
+
+
+def require_image(path: Path) -> None:
+    """Make sure that the toolboxes' loader can read an image, to its end.
+
+    Raises:
+        UserError: it does not exist, or is cut off, or no image.
+    """
+    if not path.exists():
+        raise UserError(f'{path}: no such file')
+    try:
+        whole = mmcv.imread(path) is not None
+        with Image.open(path) as file:
+            file.load()  # OpenCV makes up what is missing of a JPEG
+    except UnidentifiedImageError:
+        pass  # OpenCV knows formats that Pillow does not
+    except (OSError, SyntaxError, cv2.error):
+        whole = False
+    if not whole:
+        raise UserError(f'{path}: not a readable image')
 
 
 def blend(image: np.ndarray, labels: np.ndarray, palette: Sequence, alpha: float = 0.6) -> np.ndarray:

@@ -17,6 +17,8 @@ from carafe_plugin.inpainting.visualization import strip
 from carafe_plugin.runtime.checkpoint import check_checkpoint
 from carafe_plugin.runtime.errors import UserError
 
+from .preflight import building
+
 
 def load_inpainter(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module:
     """Build the model of a config and load its weights, all of them.
@@ -28,7 +30,8 @@ def load_inpainter(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module
     if stored is None:  # not a local file
         stored = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     state = stored.get('state_dict', stored)
-    model = MODELS.build(cfg.model)
+    with building():
+        model = MODELS.build(cfg.model)
     try:
         model.to(device)
     except (AssertionError, RuntimeError) as error:
@@ -58,11 +61,8 @@ def choose_hole(image: np.ndarray, mask: Path | None, polarity: str, seed: int) 
     if sizes[0] != sizes[1]:
         raise UserError(f'mask {mask} is of {sizes[0]} pixels, its image of {sizes[1]}')
     if not hole.any() or hole.all():
-        found = 'every pixel' if hole.all() else 'no pixel'
-        other = 'white' if polarity == 'black' else 'black'
-        raise UserError(
-            f'mask {mask} marks {found} as the hole, which is {polarity}: --mask-hole {other} for the reverse'
-        )
+        found = 'every' if hole.all() else 'no'
+        raise UserError(f'mask {mask} is of one colour: with {polarity} as the hole it marks {found} pixel')
     return hole
 
 

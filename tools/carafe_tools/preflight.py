@@ -2,25 +2,28 @@
 """What can be known before the Runner is made, which creates the work_dir first of all."""
 
 import copy
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from carafe_plugin.runtime.config_parts import as_list, type_name
+from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.data_checks import check_data, check_model
 from carafe_plugin.runtime.errors import UserError
 
-from .coco_files import check_coco_dataset, check_coco_file
-from .seg_files import check_seg_dataset
+from .inpaint_files import check_masks
 
 
 def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     """Find what would fail later, and say it in one line.
 
-    Checked are mixed precision without a GPU, the COCO files of the given splits and of their evaluators, the
-    images and label maps of segmentation, and whether the model can be built, upsamplers included. A large
-    annotation file is read once more by this: a few seconds for COCO.
+    Checked are mixed precision without a GPU, the data (see :func:`check_data`), whether the model can be
+    built, upsamplers included, and its heads against the classes.
 
     Args:
         cfg: complete config; not changed.
@@ -32,19 +35,11 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     if 'train' in splits:
         _check_amp(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        check_data(cfg, splits)
         for split in splits:
-            evaluators = as_list(cfg.get(f'{split}_evaluator'))
-            dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-            # Test images of the COCO server come without annotations.
-            scored = not any(evaluator.get('format_only') for evaluator in evaluators)
-            if isinstance(dataset, dict):
-                check_coco_dataset(dataset, f'{split}_dataloader.dataset', annotated=scored)
-                check_seg_dataset(dataset, f'{split}_dataloader.dataset')
-            for evaluator in evaluators:
-                file = evaluator.get('ann_file')
-                if is_coco_metric(evaluator) and isinstance(file, str) and not evaluator.get('backend_args'):
-                    check_coco_file(file, f'{split}_evaluator.ann_file', scored)
-        build_model(cfg)
+            if isinstance(dataset := (cfg.get(f'{split}_dataloader') or {}).get('dataset'), dict):
+                check_masks(dataset, f'{split}_dataloader.dataset')
+        check_model(build_model(cfg), cfg, splits)
 
 
 def is_coco_metric(evaluator: dict) -> bool:
@@ -67,9 +62,26 @@ def build_model(cfg: Config) -> nn.Module:
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    try:
+    with building():
         return MODELS.build(model)
-    except (KeyError, TypeError, ValueError) as error:
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Turn whatever goes wrong while a model is built into a :class:`UserError`.
+
+    Constructors of the OpenMMLab packages assert; where an assertion has no text, its line is told.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a constructor's own check, or what a wrong value led to
         # str() of a KeyError quotes its text.
         cause = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if not str(cause):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            cause = (
+                f'{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {place.line}'
+            )
         raise UserError(f'the model cannot be built: {cause}') from error

@@ -36,6 +36,8 @@ def read_truth(folder: Path, images: Sequence[Path], model: torch.nn.Module) -> 
             raise UserError(f'{file}: no such label map, for {image}')
         try:
             loaded = load(dict(seg_map_path=str(file), seg_fields=[], **meta))
+        except OSError as error:
+            raise UserError(f'{file}: not a readable image') from error
         except ValueError as error:
             raise UserError(error) from error
         labels = loaded['gt_seg_map']
