@@ -31,32 +31,40 @@ def test_parameters_at_the_published_width(places):
     assert count == sum(ADDED[place] for place in places)
 
 
-def test_the_three_places_are_what_the_docstring_says():
-    """Written out from the definition, on sizes that are no multiples of two."""
-    head = MODELS.build(
-        dict(
-            type='mmseg.UpsampleUPerHead',
-            upsample_cfg={place: dict(type='carafe', compressed_channels=8) for place in ADDED},
-            **LEVELS,
-        )
-    ).eval()
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('places', [('ppm', 'fpn', 'fusion'), ('ppm',), ('fpn',), ('fusion',)], ids='-'.join)
+def test_the_three_places_are_what_the_docstring_says(places, align_corners):
+    """Written out, on sizes that are no multiples of two; a place that is not named is the stock's."""
+    cfg = {place: dict(type='carafe', compressed_channels=8) for place in places}
+    levels = {**LEVELS, 'align_corners': align_corners}
+    head = MODELS.build(dict(type='mmseg.UpsampleUPerHead', upsample_cfg=cfg, **levels)).eval()
     inputs = pyramid(90, 140)  # 23 x 35, 12 x 18, 6 x 9, 3 x 5
     ups = head.upsamplers
+    assert set(ups) == set(places)
+
+    def stretch(x, size):
+        return F.interpolate(x, size=size, mode='bilinear', align_corners=align_corners)
+
+    def enlarge(place, index, x, like):
+        height, width = like.shape[-2:]
+        return ups[place][index](x)[..., :height, :width] if place in places else stretch(x, (height, width))
+
     c5 = inputs[-1]
     pooled = [c5]
-    for pool, up in zip(head.psp_modules, ups['ppm'], strict=True):
-        half = F.interpolate(pool(c5), size=(2, 3), mode='bilinear', align_corners=False)
-        pooled.append(up(half)[..., :3, :5])
+    for index, pool in enumerate(head.psp_modules):
+        part = pool[1](F.adaptive_avg_pool2d(c5, pool[0].output_size))
+        pooled.append(enlarge('ppm', index, stretch(part, (2, 3)) if 'ppm' in places else part, c5))
     maps = [conv(x) for conv, x in zip(head.lateral_convs, inputs[:3], strict=True)]
     maps.append(head.bottleneck(torch.cat(pooled, 1)))
     for level in (2, 1, 0):
-        height, width = maps[level].shape[-2:]
-        maps[level] = maps[level] + ups['fpn'][level](maps[level + 1])[..., :height, :width]
+        maps[level] = maps[level] + enlarge('fpn', level, maps[level + 1], maps[level])
     maps[:3] = [conv(x) for conv, x in zip(head.fpn_convs, maps[:3], strict=True)]
-    fused = maps[3]
-    for level in (2, 1, 0):
-        height, width = maps[level].shape[-2:]
-        fused = torch.cat([maps[level], ups['fusion'][level](fused)[..., :height, :width]], 1)
+    if 'fusion' in places:
+        fused = maps[3]
+        for level in (2, 1, 0):
+            fused = torch.cat([maps[level], enlarge('fusion', level, fused, maps[level])], 1)
+    else:
+        fused = torch.cat([maps[0], *(stretch(x, maps[0].shape[-2:]) for x in maps[1:])], 1)
     expected = head.conv_seg(head.fpn_bottleneck(fused))
     assert torch.equal(head(inputs), expected)
 
@@ -128,6 +136,31 @@ def test_unet_on_the_stock_class_by_name():
         unet = MODELS.build(dict(type='mmseg.UNet', upsample_cfg=inner, **HOSTS['unet'].cfg))
     outs = unet(torch.rand(2, 3, 32, 32))
     assert outs[-1].shape == (2, 32, 32, 32)
+
+
+@pytest.mark.filterwarnings(
+    'ignore:torch.utils.checkpoint. the use_reentrant:UserWarning'
+)  # of the stock blocks
+def test_unet_hands_the_guide_to_a_checkpointed_block():
+    """``with_cp`` runs each upsampler a second time in the backward pass, with the same results."""
+    host, seen = HOSTS['unet'], []
+    image = torch.rand(2, 3, 32, 48, requires_grad=True)
+    for with_cp in (False, True):
+        cfg = dict(host.cfg, with_cp=with_cp, upsample_cfg=dict(type='fade'))
+        torch.manual_seed(0)
+        unet, calls = MODELS.build(dict(type='mmseg.UpsampleUNet', **cfg)), []
+        ups = [module for module in unet.modules() if isinstance(module, Upsampler)]
+        for up in ups:
+            up.register_forward_hook(lambda module, args, out, calls=calls: calls.append(module))
+        out = unet(image)[-1]
+        image.grad = None
+        out.square().mean().backward()  # the stock blocks' checkpoints refuse torch.autograd.grad
+        gradients = [leaf.grad for leaf in (image, *unet.parameters())]
+        assert [calls.count(up) for up in ups] == [2 if with_cp else 1] * host.count
+        seen.append((out, *gradients))
+    for plain, checkpointed in zip(*seen, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(checkpointed, plain)
 
 
 @pytest.mark.parametrize('enforce', [False, True])
