@@ -207,10 +207,14 @@ def test_phases_train_one_after_the_other(iteration, moves):
     assert ('loss_adversarial' in logs) == (iteration == 3)
 
 
-def test_frozen_norms_of_the_encoder_do_not_move():
+@pytest.mark.parametrize('after', ['construction', 'train', 'validation'])
+def test_frozen_norms_of_the_encoder_do_not_move(after):
     model = build('PartialConvUNet', gan=False)
     model.generator = PartialConvUNet(8, 3, freeze_encoder_norm=True)
-    model.train()
+    if after == 'validation':
+        model.eval()
+    if after != 'construction':
+        model.train()
     before = {name: value.clone() for name, value in model.generator.state_dict().items()}
     model.train_step(batch(), build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=0.1))))
     moved = {

@@ -122,6 +122,23 @@ def test_segformer_goes_up_two_by_two():
     assert torch.equal(head(inputs), head.conv_seg(head.fusion_conv(torch.cat(outs, 1))))
 
 
+@pytest.mark.parametrize('name', ['bilinear', 'fade'])
+def test_fpn_head_goes_up_to_its_finest_level(name):
+    """Which is of stride 8 here: one step from 16, two from 32."""
+    cfg = dict(
+        HOSTS['fpn_head'].cfg, feature_strides=[8, 16, 32], in_channels=[16, 24, 32], in_index=[0, 1, 2]
+    )
+    head = MODELS.build(dict(type='mmseg.UpsampleFPNHead', upsample_cfg=dict(type=name), **cfg)).eval()
+    assert [len(ups) for ups in head.upsamplers] == [0, 1, 2]
+    inputs = pyramid()[1:]
+    out = head(inputs)
+    assert out.shape[-2:] == inputs[0].shape[-2:]
+    if name == 'bilinear':
+        stock = MODELS.build(dict(type='mmseg.FPNHead', **cfg)).eval()
+        stock.load_state_dict(head.state_dict())
+        assert torch.equal(out, stock(inputs))
+
+
 def test_setr_takes_its_ratio_from_up_scale():
     cfg = dict(in_channels=32, in_index=0, num_convs=1, up_scale=4, upsample_cfg=dict(type='carafe'), **HEAD)
     head = MODELS.build(dict(type='mmseg.UpsampleSETRUPHead', **cfg))
