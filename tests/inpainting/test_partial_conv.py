@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from carafe_plugin.inpainting import PartialConv2d, PartialUpsample
-from carafe_plugin.upsamplers import build_upsampler
+from carafe_plugin.upsamplers import Upsampler, build_upsampler
 
 
 def averaging(channels, kernel, stride=1):
@@ -148,6 +148,26 @@ def test_carafe_grows_the_mask_by_its_window():
     _, valid = PartialUpsample(carafe(up_kernel=5))(torch.rand(1, 4, 9, 9), mask, (17, 17))
     assert torch.equal(valid.nonzero()[:, 2:].aminmax(dim=0).max, torch.tensor([13, 13]))
     assert valid.sum() == 100
+
+
+@pytest.mark.parametrize('weight, known', [(2e-6, True), (5e-7, False)])
+def test_a_millionth_of_a_kernel_must_lie_on_valid_pixels(weight, known):
+    class Given(Upsampler):
+        """The middle of each kernel has a weight, its right neighbour the rest."""
+
+        def kernels(self, x, guide=None):
+            kernels = torch.zeros(1, 9, 2 * x.shape[2], 2 * x.shape[3])
+            kernels[:, 4], kernels[:, 5] = weight, 1 - weight
+            return kernels
+
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[..., 2, 2] = 1
+    out, valid = PartialUpsample(Given(2))(torch.full((1, 2, 5, 5), 0.7), mask, (10, 10))
+    expected = torch.zeros(10, 10)
+    expected[4:6, 4:6] = known  # of the middle
+    expected[4:6, 2:4] = 1  # of the right neighbour
+    assert torch.equal(valid[0, 0], expected)
+    torch.testing.assert_close(out, 0.7 * valid.expand_as(out))
 
 
 def test_mask_gets_no_gradient_trouble():

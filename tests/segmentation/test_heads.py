@@ -94,6 +94,16 @@ def test_dilated_stages_need_no_upsampling():
         assert torch.equal(ours(maps), stock(maps))
 
 
+@pytest.mark.parametrize('name', ['uper_ppm', 'uper_fusion', 'segformer'])
+def test_maps_of_one_pixel_leave_no_parameter_without_a_gradient(name):
+    """Both of the coarsest levels have one; a distributed training would wait for what lies between them."""
+    host = HOSTS[name]
+    head, inputs = host.build(dict(type='carafe')), pyramid(16, 16)
+    assert inputs[-1].shape[-2:] == inputs[-2].shape[-2:] == (1, 1)
+    sum(out.square().sum() for out in host.run(head, inputs)).backward()
+    assert not [key for key, p in head.named_parameters() if key.startswith('upsamplers') and p.grad is None]
+
+
 @pytest.mark.parametrize(
     'error, match, cfg',
     [
