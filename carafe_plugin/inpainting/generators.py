@@ -147,7 +147,7 @@ class PartialConvUNet(BaseModule):
             self.decoder.append(_PartialBlock((inner, skip), skip, 3, norm=i > 0, act=act))
         if freeze_encoder_norm:
             for module in self._encoder_norms():
-                module.requires_grad_(False)
+                module.requires_grad_(False).eval()
 
     def _encoder_norms(self) -> list[nn.Module]:
         return [m for m in self.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

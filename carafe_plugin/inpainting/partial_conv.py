@@ -107,8 +107,6 @@ class PartialUpsample(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         up, scale = self.upsampler, self.upsampler.scale_factor
         x = x * mask
-        if guide is not None:  # an odd size was rounded up on the way down
-            guide = fit(guide, [scale * side for side in x.shape[-2:]], scale)
         if hasattr(up, 'kernels'):
             groups = getattr(up, 'up_group', 1)
             kernels = up.kernels(x, guide)  # type: ignore[operator]

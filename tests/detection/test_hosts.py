@@ -106,6 +106,18 @@ def test_equals_the_stock_host(patched, name, upsample_cfg):
         assert all(torch.equal(a, b) for a, b in zip(outs, expected, strict=True))
 
 
+def test_extra_levels_of_fpn_carafe_come_one_from_the_other():
+    """With two of them, the second has the first one's lateral for its source, as in the stock class."""
+    arguments = dict(FPN, num_outs=6)
+    stock = MODELS.build(dict(type='FPN_CARAFE', **arguments, upsample_cfg=dict(type='nearest')))
+    ours = build('UpsampleFPNCARAFE', dict(type='nearest'), num_outs=6)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x = inputs('UpsampleFPNCARAFE', odd=True)
+    expected = stock(x)
+    assert len(expected) == 6
+    assert all(torch.equal(a, b) for a, b in zip(ours(x), expected, strict=True))
+
+
 def test_bilinear_equals_fpn_carafes():
     stock = MODELS.build(dict(type='FPN_CARAFE', **FPN, upsample_cfg=dict(type='bilinear')))
     ours = build('UpsampleFPNCARAFE', dict(type='bilinear'))

@@ -49,6 +49,14 @@ def test_carafe_has_the_published_keys_and_no_activation():
     assert ours.upsample.content_encoder.weight.std().item() == pytest.approx(1e-3, rel=0.1)
 
 
+def test_without_convolutions_the_upsampler_takes_the_rois_channels():
+    ours = build(UpsampleFCNMaskHead, dict(type='carafe'), num_convs=0)
+    stock = build(FCNMaskHead, dict(type='carafe', scale_factor=2), num_convs=0)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x = torch.randn(3, 8, 14, 14)
+    assert torch.equal(ours(x), ours.conv_logits(ours.upsample(x)))
+
+
 @pytest.mark.parametrize('name', [name for name in UPSAMPLERS if not UPSAMPLERS.get(name).needs_guide])
 @pytest.mark.parametrize('rois', [3, 0])
 def test_every_upsampler_learns(name, rois):

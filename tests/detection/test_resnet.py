@@ -54,6 +54,15 @@ def test_only_strided_stages_get_a_downsampler():
     ]
 
 
+def test_a_downsampler_has_the_stride_of_its_stage():
+    strides = dict(strides=(2, 4, 1, 3))
+    stock, ours = build(ResNet, **strides), build(CarafeResNet, downsample_cfg=dict(type='carafe'), **strides)
+    x = torch.rand(1, 3, 129, 200)
+    assert [out.shape for out in ours(x)] == [out.shape for out in stock(x)]
+    ratios = {key: m.scale_factor for key, m in ours.named_modules() if isinstance(m, CarafeDownsample)}
+    assert ratios == {f'layer{i}.downsampler': s for i, s in ((1, 2), (2, 4), (4, 3))} | dict(maxpool=2)
+
+
 def test_the_first_block_runs_at_the_smaller_size():
     net = build(CarafeResNet, downsample_cfg=dict(type='carafe'), norm_eval=True)
     x = torch.rand(1, 8, 16, 16)

@@ -113,6 +113,16 @@ def test_crops_are_squares_of_the_image_at_its_own_scale():
     np.testing.assert_array_equal(half[:, 0, 0], [200] * 5 + [0] * 5)
 
 
+def test_crops_are_averaged_when_reduced_and_interpolated_by_cubics_when_enlarged():
+    dots = np.zeros((40, 40, 3), np.uint8)
+    dots[::4, ::4] = 160
+    assert (CropResize(10).transform(dict(img=dots))['img'] == 10).all()
+    step = np.full((8, 8, 3), 50, np.uint8)
+    step[:, 4:] = 150
+    enlarged = CropResize(32).transform(dict(img=step))['img']
+    assert enlarged.min() < 50 and enlarged.max() > 150  # as cubics overshoot
+
+
 def test_a_hole_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r'image of \(24, 32\) and hole of \(24, 31\) differ in size'):
         PackInpainting().transform(dict(img=picture(), hole=np.ones((24, 31), np.uint8)))
@@ -164,6 +174,10 @@ def test_unreadable_images_are_skipped_with_a_count(tmp_path):
             '2.png',
             '5.png',
         }
+    with pytest.warns(
+        UserWarning, match='skipped'
+    ):  # not always for the same one, which all would see more of
+        assert len({training[4]['data_samples']['paths'] for _ in range(20)}) > 1
 
 
 def test_nothing_but_unreadable_images_is_an_error(tmp_path):
@@ -197,6 +211,8 @@ def test_draws_repeat_and_differ(tmp_path):
     test = build(tmp_path, test_mode=True)
     forward, backward = take(test, range(6)), take(test, range(5, -1, -1))
     assert all(same(a, b) for a, b in zip(forward, backward[::-1], strict=True))
+    holes = [item['data_samples']['holes'] for item in forward]
+    assert not any(torch.equal(hole, holes[0]) for hole in holes[1:])  # each image has its own
     training = build(tmp_path)
     draws = [draw for draw, _ in zip(NumberedSampler(training, seed=1), range(12), strict=False)]
     first, second = take(training, draws), take(training, draws[6:])

@@ -93,6 +93,23 @@ def test_features_are_those_of_vgg16(tmp_path):
     assert not loss.state_dict() and not list(loss.parameters())
 
 
+def test_perceptual_and_style_are_sums_over_both_outputs_and_three_poolings(tmp_path):
+    write_weights(tmp_path / 'vgg16.pth')
+    loss = VGGLoss(weights=str(tmp_path / 'vgg16.pth'))
+    loss.init_weights()
+    result, composed, image = torch.rand(3, 2, 3, 16, 24) * 2 - 1
+    perceptual = style = 0
+    for output in (result, composed):
+        for mine, wanted in zip(loss.features(output), loss.features(image), strict=True):
+            perceptual += (mine - wanted).abs().mean()
+            size = mine[0].numel()
+            grams = [torch.einsum('nchw,ndhw->ncd', x.double(), x.double()) / size for x in (mine, wanted)]
+            style += (grams[0] - grams[1]).abs().mean()
+    losses = loss(result, composed, image)
+    torch.testing.assert_close(losses['loss_perceptual'], 0.05 * perceptual)
+    torch.testing.assert_close(losses['loss_style'].double(), 120 * style, rtol=1e-4, atol=0)
+
+
 def test_style_stays_finite_in_mixed_precision():
     features = torch.full((1, 2, 128, 128), 8.0, dtype=torch.float16)
     with torch.autocast('cpu', torch.float16):

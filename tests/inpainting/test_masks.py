@@ -34,6 +34,22 @@ def test_strokes_are_drawn_anywhere_and_repeat_by_seed():
     np.testing.assert_array_equal(holes[3], random_strokes(64, 64, np.random.default_rng(3), (0.1, 0.3)))
 
 
+@pytest.mark.parametrize(('height', 'width'), [(256, 256), (64, 64), (100, 180)])
+def test_strokes_grow_with_the_short_side_of_the_image(height, width):
+    class Least(np.random.Generator):
+        """Draws the smallest number where it draws whole ones, so that one dot will do."""
+
+        def integers(self, low, high):
+            return low
+
+    sides = []
+    for seed in range(20):
+        dot = dict(vertices=(1, 1), length=(0, 0), brush=(40, 40), area=(1e-9, 0.9))
+        hole = random_strokes(height, width, Least(np.random.PCG64(seed)), **dot)
+        sides.append(max(hole.any(0).sum(), hole.any(1).sum()))
+    assert max(sides) == pytest.approx(40 * min(height, width) / 256, abs=2)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -49,17 +65,28 @@ def test_strokes_refuse_what_cannot_be(options, message):
 
 
 def test_box_is_one_box_within_its_margins():
-    sides = []
-    for seed in range(200):
+    sides, first, last = [], [], []
+    for seed in range(300):
         hole = random_box(64, 80, np.random.default_rng(seed), side=30, shrink=10, margin=5)
         rows, columns = hole.any(1).nonzero()[0], hole.any(0).nonzero()[0]
         assert hole.sum() == len(rows) * len(columns)
         assert rows[0] >= 5 and rows[-1] < 59 and columns[0] >= 5 and columns[-1] < 75
         sides += [len(rows), len(columns)]
+        first.append((rows[0], columns[0]))
+        last.append((rows[-1], columns[-1]))
     assert (min(sides), max(sides)) == (20, 30)
+    # Every place between the margins can be taken.
+    assert np.min(first, 0).tolist() == [5, 5] and np.max(last, 0).tolist() == [58, 74]
     assert random_box(20, 20, np.random.default_rng(0), margin=5).sum() == 100  # what the margins leave
     with pytest.raises(ValueError, match='no pixel beyond a margin of 20'):
         random_box(1, 1, np.random.default_rng(0))
+
+
+def test_half_brightness_and_more_is_white(tmp_path):
+    """Of the mean of a pixel's colours."""
+    colours = [(0, 0, 0), (127, 127, 127), (128, 127, 127), (128, 128, 127), (128, 128, 128), (255, 255, 0)]
+    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / 'mask.png')
+    assert read_mask(tmp_path / 'mask.png').tolist() == [[0, 0, 0, 1, 1, 1]]
 
 
 def test_mask_files_have_a_polarity(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generators, discriminators and the turns in which they are trained."""
 
+import copy
 from contextlib import contextmanager
 
 import pytest
@@ -16,7 +17,8 @@ from carafe_plugin.inpainting import (
     PartialConvUNet,
     PatchDiscriminator,
 )
-from carafe_plugin.upsamplers import UPSAMPLERS
+from carafe_plugin.inpainting.losses import gan_loss, total_variation
+from carafe_plugin.upsamplers import UPSAMPLERS, Upsampler
 
 GENERATORS = dict(
     GlobalLocalGenerator=dict(type='GlobalLocalGenerator', base_channels=32),
@@ -160,6 +162,73 @@ def test_channels_and_parameters_are_those_of_the_papers():
     assert different == {'between.conv.weight', 'after.0.conv.weight'}
 
 
+def layers(network, kind=torch.nn.Conv2d):
+    """Output channels, kernel, stride and dilation of its convolutions."""
+    convs = [m for m in network.modules() if isinstance(m, kind)]
+    return [(m.out_channels, m.kernel_size[0], m.stride[0], m.dilation[0]) for m in convs]
+
+
+def test_layers_are_those_of_the_papers():
+    network = GlobalLocalGenerator(64)
+    plain = [(256, 3, 1, 1)] * 2
+    assert layers(network) == [
+        *[(64, 5, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (256, 3, 2, 1)],
+        *[*plain, *((256, 3, 1, dilation) for dilation in (2, 4, 8, 16)), *plain],
+        *[(128, 3, 1, 1), (32, 3, 1, 1), (3, 3, 1, 1)],
+    ]
+    assert layers(network, torch.nn.ConvTranspose2d) == [(128, 4, 2, 1), (64, 4, 2, 1)]
+
+    network = PartialConvUNet(64, 7)
+    widths, sides = (64, 128, 256, 512, 512, 512, 512), (7, 5, 5, 3, 3, 3, 3)
+    assert layers(network.encoder) == [(c, k, 2, 1) for c, k in zip(widths, sides, strict=True)]
+    assert layers(network.decoder) == [(c, 3, 1, 1) for c in (512, 512, 512, 256, 128, 64, 3)]
+    assert all(type(block.act) is torch.nn.ReLU for block in network.encoder)
+    assert [block.act.negative_slope for block in network.decoder[:-1]] == [0.2] * 6
+
+    judge = PatchDiscriminator(64, 6)
+    assert layers(judge) == [(c, 5, 2, 1) for c in (64, 128, 256, 256, 256, 256)]
+    judge = GlobalLocalDiscriminator()
+    widths = (64, 128, 256, 512, 512, 512)
+    assert layers(judge.of_image) == [(c, 5, 2, 1) for c in widths]
+    assert layers(judge.of_window) == [(c, 5, 2, 1) for c in widths[:5]]
+
+
+def test_output_of_the_first_generator_is_clamped():
+    network = GlobalLocalGenerator(4)
+    torch.nn.init.normal_(network.after[1].weight, std=9.0)
+    out = network(torch.rand(1, 3, 16, 16), torch.zeros(1, 1, 16, 16))
+    assert (out.min(), out.max()) == (-1, 1)
+
+
+class Noting(Upsampler):
+    """Reads a guide, and notes it."""
+
+    needs_guide = True
+
+    def __init__(self, in_channels, scale_factor=2, *, guide_channels=None):
+        super().__init__(in_channels, scale_factor)
+        self.guides = []
+
+    def forward(self, x, guide=None):
+        self.guides.append(guide)
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_guides_are_zero_in_the_holes_of_their_skip_connections():
+    network, skips = PartialConvUNet(4, 3, dict(type=Noting)), []
+    for block in network.encoder:
+        if isinstance(block.norm, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(block.norm.bias)  # so that a hole is not zero by itself
+        block.register_forward_hook(lambda module, args, out: skips.append(out))
+    hole = torch.zeros(2, 1, 64, 64)
+    hole[..., :50, :50] = 1
+    network(torch.rand(2, 3, 64, 64), hole)
+    guides = [up.upsampler.guides[0] for up in network.upsamplers]
+    for guide, (skip, mask) in zip(guides[:2], skips[1::-1], strict=True):
+        assert not mask.all()
+        assert torch.equal(guide, skip * mask)
+
+
 @pytest.mark.parametrize('generator', GENERATORS)
 def test_upsamplers_keep_their_initialisation(generator):
     model = build(generator, 'carafe')
@@ -191,6 +260,44 @@ def test_two_discriminators_and_cross_entropy_train():
     assert logs['discriminator_real'] > 0 and logs['loss_adversarial'] > 0
 
 
+@pytest.mark.parametrize('gan', ['hinge', 'vanilla'])
+def test_an_iteration_is_what_the_class_says(gan):
+    """The discriminator's update, then the generator's, on a copy and by hand."""
+    model = build()
+    model.gan = gan
+    copied = copy.deepcopy(model)
+    logs = model.train_step(batch(), build_optim_wrapper(model, Config(OPTIMIZERS)))
+
+    data = copied.data_preprocessor(batch(), True)
+    image, hole = data['inputs'], data['data_samples']['holes']
+    result = copied.generator(image * (1 - hole), hole)
+    composed = result * hole + image * (1 - hole)
+
+    def step(network, loss):
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        with torch.no_grad():
+            for p, gradient in zip(network.parameters(), gradients, strict=True):
+                p -= 0.1 * gradient
+
+    judge = copied.discriminator
+    real, fake = (
+        gan_loss(judge(x, hole), real, gan) for x, real in ((image, True), (composed.detach(), False))
+    )
+    step(judge, (real + fake) / 2)
+    difference = (result - image).abs()
+    losses = dict(
+        loss_hole=1.0 * (difference * hole).sum() / (3 * hole.sum()),
+        loss_valid=0.5 * (difference * (1 - hole)).sum() / (3 * (1 - hole).sum()),
+        loss_tv=0.1 * total_variation(composed, hole),
+        loss_adversarial=0.1 * gan_loss(judge(composed, hole), True, gan, of_generator=True),
+    )
+    step(copied.generator, sum(losses.values()))
+
+    losses |= dict(loss=sum(losses.values()), discriminator_real=real, discriminator_fake=fake)
+    torch.testing.assert_close(dict(logs), {name: loss.detach() for name, loss in losses.items()})
+    torch.testing.assert_close(model.state_dict(), copied.state_dict())
+
+
 @pytest.mark.parametrize(
     ('iteration', 'moves'), [(0, {'generator'}), (2, {'discriminator'}), (3, {'generator', 'discriminator'})]
 )
@@ -207,10 +314,14 @@ def test_phases_train_one_after_the_other(iteration, moves):
     assert ('loss_adversarial' in logs) == (iteration == 3)
 
 
-def test_frozen_norms_of_the_encoder_do_not_move():
+@pytest.mark.parametrize('after', ['construction', 'train', 'validation'])
+def test_frozen_norms_of_the_encoder_do_not_move(after):
     model = build('PartialConvUNet', gan=False)
     model.generator = PartialConvUNet(8, 3, freeze_encoder_norm=True)
-    model.train()
+    if after == 'validation':
+        model.eval()
+    if after != 'construction':
+        model.train()
     before = {name: value.clone() for name, value in model.generator.state_dict().items()}
     model.train_step(batch(), build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=0.1))))
     moved = {

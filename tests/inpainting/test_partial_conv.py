@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from carafe_plugin.inpainting import PartialConv2d, PartialUpsample
-from carafe_plugin.upsamplers import build_upsampler
+from carafe_plugin.upsamplers import Upsampler, build_upsampler
 
 
 def averaging(channels, kernel, stride=1):
@@ -98,9 +98,11 @@ def test_constant_map_stays_constant_when_upsampled(name, density):
     assert (F.interpolate(mask, scale_factor=2) <= valid).all() or name == 'carafe'
 
 
-def test_map_and_mask_are_reassembled_by_the_same_kernels():
+@pytest.mark.parametrize('normalizer', ['softmax', 'sigmoid', 'sigmoid_normalized'])
+def test_map_and_mask_are_reassembled_by_the_same_kernels(normalizer):
+    """The mean over the valid pixels, times the sum of the kernel, which the mask must not be scaled by."""
     torch.manual_seed(0)
-    up = carafe(std=0.3, up_kernel=3).double()
+    up = carafe(std=0.3, up_kernel=3, normalizer=normalizer).double()
     x, mask = torch.randn(1, 4, 5, 6).double(), (torch.rand(1, 1, 5, 6) < 0.1).double()
     out, valid = PartialUpsample(up)(x, mask, (10, 12))
     kernels = up.kernels(x * mask)
@@ -109,7 +111,7 @@ def test_map_and_mask_are_reassembled_by_the_same_kernels():
     for entry in range(9):
         window = source[:, entry // 3 : entry // 3 + 5, entry % 3 : entry % 3 + 6]
         sums += window.repeat_interleave(2, 1).repeat_interleave(2, 2) * kernels[0, entry]
-    expected = torch.where(sums[4:] > 0, sums[:4] / sums[4:], 0)
+    expected = torch.where(sums[4:] > 0, sums[:4] / sums[4:], 0) * kernels[0].sum(0)
     torch.testing.assert_close(out[0], expected)
     assert torch.equal(valid[0], (sums[4:] > 0).double())
     assert not valid.all()
@@ -118,12 +120,26 @@ def test_map_and_mask_are_reassembled_by_the_same_kernels():
 def test_upsampling_equals_the_ordinary_where_everything_is_valid():
     torch.manual_seed(0)
     names = ('nearest', 'bilinear', 'deconv')
-    for up in (carafe(std=0.3), *(build_upsampler(dict(type=name), 4) for name in names)):
+    sigmoid = carafe(std=0.3, normalizer='sigmoid')
+    for up in (carafe(std=0.3), sigmoid, *(build_upsampler(dict(type=name), 4) for name in names)):
         x = torch.randn(1, 4, 8, 8)
         out, valid = PartialUpsample(up)(x, torch.ones(1, 1, 8, 8), (16, 16))
         inner = (..., slice(4, -4), slice(4, -4))  # kernels of carafe reach over the border there
         torch.testing.assert_close(out[inner], up(x)[inner])
         assert valid.all()
+
+
+@pytest.mark.parametrize('shift', [-18.0, 6.0])
+def test_valid_is_what_takes_a_share_of_its_kernel_from_valid_pixels(shift):
+    """However small or large the values of sigmoid kernels, of which a sum of 1 is not asked."""
+    up = carafe(normalizer='sigmoid')
+    torch.nn.init.constant_(up.content_encoder.bias, shift)
+    mask = torch.zeros(1, 1, 9, 9)
+    mask[..., 4, 4] = 1
+    out, valid = PartialUpsample(up)(torch.ones(1, 4, 9, 9), mask, (18, 18))
+    assert valid.sum() == 100
+    total = 25 * torch.tensor(shift).sigmoid()
+    torch.testing.assert_close(out, (total * valid).expand_as(out))
 
 
 def test_carafe_grows_the_mask_by_its_window():
@@ -132,6 +148,26 @@ def test_carafe_grows_the_mask_by_its_window():
     _, valid = PartialUpsample(carafe(up_kernel=5))(torch.rand(1, 4, 9, 9), mask, (17, 17))
     assert torch.equal(valid.nonzero()[:, 2:].aminmax(dim=0).max, torch.tensor([13, 13]))
     assert valid.sum() == 100
+
+
+@pytest.mark.parametrize('weight, known', [(2e-6, True), (5e-7, False)])
+def test_a_millionth_of_a_kernel_must_lie_on_valid_pixels(weight, known):
+    class Given(Upsampler):
+        """The middle of each kernel has a weight, its right neighbour the rest."""
+
+        def kernels(self, x, guide=None):
+            kernels = torch.zeros(1, 9, 2 * x.shape[2], 2 * x.shape[3])
+            kernels[:, 4], kernels[:, 5] = weight, 1 - weight
+            return kernels
+
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[..., 2, 2] = 1
+    out, valid = PartialUpsample(Given(2))(torch.full((1, 2, 5, 5), 0.7), mask, (10, 10))
+    expected = torch.zeros(10, 10)
+    expected[4:6, 4:6] = known  # of the middle
+    expected[4:6, 2:4] = 1  # of the right neighbour
+    assert torch.equal(valid[0, 0], expected)
+    torch.testing.assert_close(out, 0.7 * valid.expand_as(out))
 
 
 def test_mask_gets_no_gradient_trouble():

@@ -155,6 +155,7 @@ def test_demo_needs_no_other_toolbox(tmp_path, image, finished):
 import runpy, sys
 sys.modules.update(dict.fromkeys(['mmdet', 'mmseg', 'pycocotools']))  # to import them fails
 sys.argv = {list(map(str, argv))}
+sys.path.insert(0, 'tools')  # as for a script that is started
 runpy.run_path('tools/demo.py', run_name='__main__')
 """
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -51,6 +51,37 @@ def test_torch_counts_twice_as_many():
     assert counter.get_total_flops() == 2 * FlopAnalyzer(module, (x,)).total()
 
 
+class Call(torch.nn.Module):
+    """An operator with its sizes as a module."""
+
+    def __init__(self, name, *sizes):
+        super().__init__()
+        self.name, self.sizes = name, sizes
+
+    def forward(self, *maps):
+        return getattr(torch.ops.carafe_plugin, self.name)(*maps, *self.sizes)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    'name, sizes, shapes',
+    [
+        ('reassemble', (5, 4, 3), [(2, 8, 3, 5), (2, 100, 9, 15)]),
+        ('reassemble_softmax', (5, 4, 3), [(2, 8, 3, 5), (2, 900, 3, 5)]),
+        ('correlate', (5, 4, 3), [(2, 8, 9, 15), (2, 8, 3, 5)]),
+        ('scatter', (3, 5, 5, 4, 3), [(2, 8, 9, 15), (2, 100, 9, 15)]),
+    ],
+)
+def test_operators_count_a_kernel_for_each_element_of_the_larger_map(name, sizes, shapes):
+    """Whatever the groups. torch's counter agrees, but for its 2 per multiply-add."""
+    call, maps = Call(name, *sizes), [torch.rand(shape) for shape in shapes]
+    multiply_adds = 25 * 2 * 8 * 9 * 15
+    assert FlopAnalyzer(call, tuple(maps)).total() == multiply_adds
+    with FlopCounterMode(display=False) as counter:
+        call(*maps)
+    assert counter.get_total_flops() == 2 * multiply_adds
+
+
 def test_fpn_is_the_sum_of_its_parts(path):
     neck = carafe_plugin.detection.UpsampleFPN([8, 16, 32], 16, num_outs=4, upsample_cfg=dict(type='carafe'))
 

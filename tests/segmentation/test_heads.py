@@ -31,32 +31,40 @@ def test_parameters_at_the_published_width(places):
     assert count == sum(ADDED[place] for place in places)
 
 
-def test_the_three_places_are_what_the_docstring_says():
-    """Written out from the definition, on sizes that are no multiples of two."""
-    head = MODELS.build(
-        dict(
-            type='mmseg.UpsampleUPerHead',
-            upsample_cfg={place: dict(type='carafe', compressed_channels=8) for place in ADDED},
-            **LEVELS,
-        )
-    ).eval()
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('places', [('ppm', 'fpn', 'fusion'), ('ppm',), ('fpn',), ('fusion',)], ids='-'.join)
+def test_the_three_places_are_what_the_docstring_says(places, align_corners):
+    """Written out, on sizes that are no multiples of two; a place that is not named is the stock's."""
+    cfg = {place: dict(type='carafe', compressed_channels=8) for place in places}
+    levels = {**LEVELS, 'align_corners': align_corners}
+    head = MODELS.build(dict(type='mmseg.UpsampleUPerHead', upsample_cfg=cfg, **levels)).eval()
     inputs = pyramid(90, 140)  # 23 x 35, 12 x 18, 6 x 9, 3 x 5
     ups = head.upsamplers
+    assert set(ups) == set(places)
+
+    def stretch(x, size):
+        return F.interpolate(x, size=size, mode='bilinear', align_corners=align_corners)
+
+    def enlarge(place, index, x, like):
+        height, width = like.shape[-2:]
+        return ups[place][index](x)[..., :height, :width] if place in places else stretch(x, (height, width))
+
     c5 = inputs[-1]
     pooled = [c5]
-    for pool, up in zip(head.psp_modules, ups['ppm'], strict=True):
-        half = F.interpolate(pool(c5), size=(2, 3), mode='bilinear', align_corners=False)
-        pooled.append(up(half)[..., :3, :5])
+    for index, pool in enumerate(head.psp_modules):
+        part = pool[1](F.adaptive_avg_pool2d(c5, pool[0].output_size))
+        pooled.append(enlarge('ppm', index, stretch(part, (2, 3)) if 'ppm' in places else part, c5))
     maps = [conv(x) for conv, x in zip(head.lateral_convs, inputs[:3], strict=True)]
     maps.append(head.bottleneck(torch.cat(pooled, 1)))
     for level in (2, 1, 0):
-        height, width = maps[level].shape[-2:]
-        maps[level] = maps[level] + ups['fpn'][level](maps[level + 1])[..., :height, :width]
+        maps[level] = maps[level] + enlarge('fpn', level, maps[level + 1], maps[level])
     maps[:3] = [conv(x) for conv, x in zip(head.fpn_convs, maps[:3], strict=True)]
-    fused = maps[3]
-    for level in (2, 1, 0):
-        height, width = maps[level].shape[-2:]
-        fused = torch.cat([maps[level], ups['fusion'][level](fused)[..., :height, :width]], 1)
+    if 'fusion' in places:
+        fused = maps[3]
+        for level in (2, 1, 0):
+            fused = torch.cat([maps[level], enlarge('fusion', level, fused, maps[level])], 1)
+    else:
+        fused = torch.cat([maps[0], *(stretch(x, maps[0].shape[-2:]) for x in maps[1:])], 1)
     expected = head.conv_seg(head.fpn_bottleneck(fused))
     assert torch.equal(head(inputs), expected)
 
@@ -84,6 +92,16 @@ def test_dilated_stages_need_no_upsampling():
         stock, ours = host.stock().eval(), host.build(dict(type='carafe')).eval()
         ours.load_state_dict(stock.state_dict(), strict=False)
         assert torch.equal(ours(maps), stock(maps))
+
+
+@pytest.mark.parametrize('name', ['uper_ppm', 'uper_fusion', 'segformer'])
+def test_maps_of_one_pixel_leave_no_parameter_without_a_gradient(name):
+    """Both of the coarsest levels have one; a distributed training would wait for what lies between them."""
+    host = HOSTS[name]
+    head, inputs = host.build(dict(type='carafe')), pyramid(16, 16)
+    assert inputs[-1].shape[-2:] == inputs[-2].shape[-2:] == (1, 1)
+    sum(out.square().sum() for out in host.run(head, inputs)).backward()
+    assert not [key for key, p in head.named_parameters() if key.startswith('upsamplers') and p.grad is None]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +132,23 @@ def test_segformer_goes_up_two_by_two():
     assert torch.equal(head(inputs), head.conv_seg(head.fusion_conv(torch.cat(outs, 1))))
 
 
+@pytest.mark.parametrize('name', ['bilinear', 'fade'])
+def test_fpn_head_goes_up_to_its_finest_level(name):
+    """Which is of stride 8 here: one step from 16, two from 32."""
+    cfg = dict(
+        HOSTS['fpn_head'].cfg, feature_strides=[8, 16, 32], in_channels=[16, 24, 32], in_index=[0, 1, 2]
+    )
+    head = MODELS.build(dict(type='mmseg.UpsampleFPNHead', upsample_cfg=dict(type=name), **cfg)).eval()
+    assert [len(ups) for ups in head.upsamplers] == [0, 1, 2]
+    inputs = pyramid()[1:]
+    out = head(inputs)
+    assert out.shape[-2:] == inputs[0].shape[-2:]
+    if name == 'bilinear':
+        stock = MODELS.build(dict(type='mmseg.FPNHead', **cfg)).eval()
+        stock.load_state_dict(head.state_dict())
+        assert torch.equal(out, stock(inputs))
+
+
 def test_setr_takes_its_ratio_from_up_scale():
     cfg = dict(in_channels=32, in_index=0, num_convs=1, up_scale=4, upsample_cfg=dict(type='carafe'), **HEAD)
     head = MODELS.build(dict(type='mmseg.UpsampleSETRUPHead', **cfg))
@@ -128,6 +163,31 @@ def test_unet_on_the_stock_class_by_name():
         unet = MODELS.build(dict(type='mmseg.UNet', upsample_cfg=inner, **HOSTS['unet'].cfg))
     outs = unet(torch.rand(2, 3, 32, 32))
     assert outs[-1].shape == (2, 32, 32, 32)
+
+
+@pytest.mark.filterwarnings(
+    'ignore:torch.utils.checkpoint. the use_reentrant:UserWarning'
+)  # of the stock blocks
+def test_unet_hands_the_guide_to_a_checkpointed_block():
+    """``with_cp`` runs each upsampler a second time in the backward pass, with the same results."""
+    host, seen = HOSTS['unet'], []
+    image = torch.rand(2, 3, 32, 48, requires_grad=True)
+    for with_cp in (False, True):
+        cfg = dict(host.cfg, with_cp=with_cp, upsample_cfg=dict(type='fade'))
+        torch.manual_seed(0)
+        unet, calls = MODELS.build(dict(type='mmseg.UpsampleUNet', **cfg)), []
+        ups = [module for module in unet.modules() if isinstance(module, Upsampler)]
+        for up in ups:
+            up.register_forward_hook(lambda module, args, out, calls=calls: calls.append(module))
+        out = unet(image)[-1]
+        image.grad = None
+        out.square().mean().backward()  # the stock blocks' checkpoints refuse torch.autograd.grad
+        gradients = [leaf.grad for leaf in (image, *unet.parameters())]
+        assert [calls.count(up) for up in ups] == [2 if with_cp else 1] * host.count
+        seen.append((out, *gradients))
+    for plain, checkpointed in zip(*seen, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(checkpointed, plain)
 
 
 @pytest.mark.parametrize('enforce', [False, True])

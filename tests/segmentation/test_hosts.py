@@ -47,6 +47,16 @@ def test_the_stock_step_is_the_stock_class(host):
     assert all(torch.equal(a, b) for a, b in zip(outs, expected, strict=True))
 
 
+@pytest.mark.parametrize('host', HOSTS)
+def test_what_is_not_the_upsamplers_is_initialised_as_in_the_stock_class(host):
+    host = HOSTS[host]
+    ours, stock = host.build(dict(type='carafe')), host.stock()
+    expected = dict(stock.named_parameters())
+    for key, p in ours.named_parameters():
+        if key in expected and p.numel() >= 256:
+            assert p.std().item() == pytest.approx(expected[key].std().item(), rel=0.25), key
+
+
 @pytest.mark.parametrize('host, name', list(fitting()))
 def test_every_upsampler_learns_and_keeps_its_initialisation(host, name):
     host = HOSTS[host]

@@ -28,13 +28,13 @@ def region_by_loops(labels, cls, distance, ignored):
     return region
 
 
-def score_by_loops(pairs, classes, ratio):
+def score_by_loops(pairs, classes, ratio, ignore_index):
     ious = []
     for cls in range(classes):
         intersection = union = 0
         for predicted, truth in pairs:
             distance = max(1, round(ratio * math.sqrt(truth.shape[0] ** 2 + truth.shape[1] ** 2)))
-            ignored = truth == IGNORE
+            ignored = truth == ignore_index
             a = region_by_loops(truth, cls, distance, ignored)
             b = region_by_loops(predicted, cls, distance, ignored)
             intersection += (a & b).sum()
@@ -61,17 +61,20 @@ def evaluate(pairs, classes, **kwargs):
     return metric.evaluate(len(pairs))
 
 
-@pytest.mark.parametrize('ratio', [0.001, 0.06, 0.2])
-def test_equals_the_definition_by_loops(ratio):
+@pytest.mark.parametrize('ratio, ignore_index', [(0.001, IGNORE), (0.06, IGNORE), (0.2, IGNORE), (0.06, 2)])
+def test_equals_the_definition_by_loops(ratio, ignore_index):
+    """Class 2 is predicted, too, where it is the one to ignore in the truth."""
     rng = np.random.default_rng(0)
     pairs = []
     for height, width in ((23, 31), (17, 12)):
         truth = label_map(rng, height, width, 4)
         predicted = np.where(rng.random(truth.shape) < 0.15, rng.integers(0, 4, truth.shape), truth)
-        truth = np.where(label_map(rng, height, width, 3) == 0, IGNORE, truth)
+        truth = np.where(label_map(rng, height, width, 3) == 0, ignore_index, truth)
         pairs.append((predicted, truth))
-    expected = score_by_loops(pairs, 6, ratio)  # classes 4 and 5 do not occur
-    assert evaluate(pairs, 6, dilation_ratio=ratio) == {'mBIoU': pytest.approx(expected, abs=0.006)}
+    for classes in (6, 3):  # 4 and 5 do not occur; a label without a class, 3, has a contour but no score
+        expected = score_by_loops(pairs, classes, ratio, ignore_index)
+        score = evaluate(pairs, classes, dilation_ratio=ratio, ignore_index=ignore_index)
+        assert score == {'mBIoU': pytest.approx(expected, abs=0.006)}
 
 
 def test_a_shifted_square_by_hand():

@@ -15,6 +15,17 @@ def test_maps_each_label_and_keeps_the_ignored():
     assert out.tolist() == [[1, 255, 0], [255, 0, 1]]
 
 
+def test_another_label_can_be_the_ignored_one():
+    transform = MapLabels([1, 7, 0], 2, ignore_index=7)
+    labels = np.array([[0, 1, 2, 7]], np.uint8)
+    assert transform.unmapped(labels) == []
+    results = dict(gt_seg_map=labels, seg_fields=['gt_seg_map'])
+    assert transform.transform(results)['gt_seg_map'].tolist() == [[1, 7, 0, 7]]
+    assert transform.unmapped(np.array([[255]], np.uint8)) == [255]
+    with pytest.raises(ValueError, match=r'send label 0 to 0..1 or 7, got 255'):
+        MapLabels([255], 2, ignore_index=7)
+
+
 def test_an_unmapped_label_is_named_with_its_file():
     labels = np.array([[0, 7]], np.uint8)
     results = dict(gt_seg_map=labels, seg_fields=['gt_seg_map'], seg_map_path='folder/a.png')

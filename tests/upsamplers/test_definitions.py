@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from carafe_plugin.upsamplers import build_upsampler
 from tests import reference
 from tests.tolerances import LAYERS, OPERATOR, within
+from tests.torch_versions import FLOAT16
 from tests.upsamplers.cases import inputs
 
 DOUBLE = torch.float64
@@ -121,6 +122,30 @@ def test_zero_offsets_are_bilinear_interpolation(name, s):
         torch.nn.init.zeros_(p)
     x, _ = maps(up)
     torch.testing.assert_close(up(x), bilinear(x, s))
+
+
+@pytest.mark.parametrize(
+    'size, name, cfg',
+    [
+        ((600, 610), 'dysample', dict(groups=1)),
+        ((3, 640), 'dysample', dict(style='pl', groups=2)),
+        ((3, 640), 'gum', dict()),
+        ((640, 3), 'sapa_deform', dict(groups=1)),
+    ],
+)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, FLOAT16], ids=str)
+def test_16_bits_name_every_pixel_of_a_large_map(size, name, cfg, dtype):
+    """Zero offsets interpolate (or repeat) every pixel, to a few roundings: coordinates have 32 bits."""
+    up = build(name, **cfg).to(dtype)
+    for key, p in up.named_parameters():
+        if key.startswith('offset'):
+            torch.nn.init.zeros_(p)
+    x = torch.randn(1, 4, *size).to(dtype)
+    guide = torch.randn(1, 4, 2 * size[0], 2 * size[1]).to(dtype) if up.needs_guide else None
+    with torch.no_grad():
+        out = up(x, guide).double()
+    expected = (nearest if name == 'sapa_deform' else bilinear)(x.double(), 2)
+    torch.testing.assert_close(out, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-2)
 
 
 @pytest.mark.parametrize('dyscope', [False, True])
