@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the parts of a config: what a ``type`` means, and what a wrapper holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.registry import DATASETS
 
@@ -29,7 +30,8 @@ def unwrap(cfg: dict, where: str) -> Iterator[tuple[str, dict]]:
         yield where, cfg
 
 
-def dataset_class(cfg: dict) -> type:
+def dataset_class(cfg: dict) -> Any:
+    """The class that a dataset config means; ``object`` where that is unknown."""
     kind = cfg.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
@@ -43,7 +45,7 @@ def steps(dataset: dict) -> Iterator[dict]:
     yield from _nested(dataset.get('pipeline') or [])
 
 
-def _nested(pipeline: list) -> Iterator[dict]:
+def _nested(pipeline: Sequence) -> Iterator[dict]:
     for step in pipeline:
         if isinstance(step, dict):
             yield step

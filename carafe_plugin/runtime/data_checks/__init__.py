@@ -19,7 +19,7 @@ from .coco import check_coco_dataset, check_coco_metric, forget_coco_file
 from .seg import check_seg_dataset
 from .voc import check_voc_dataset
 
-_looked = set()  # splits that this process has looked at
+_looked: set[str] = set()  # splits that this process has looked at
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def check_coco_metric(cfg: dict, where: str, classes: Sequence[str] | None, anno
 
 
 @functools.lru_cache(maxsize=1)
-def _parse(path: str) -> object:
+def _parse(path: str) -> Any:
     with open(path, encoding='utf-8') as file:
         return json.load(file)
 
@@ -194,7 +195,7 @@ def _check_objects(content: dict, classes: Sequence[str], file: str, train: bool
     extents = np.array([sizes.get(a['image_id'], (0, 0)) for a in annotations], float).reshape(-1, 2)
     _check_boxes(boxes[extents[:, 0] > 0], extents[extents[:, 0] > 0], file)
     category_names = {category['id']: category['name'] for category in content['categories']}
-    names = [category_names.get(annotation['category_id']) for annotation in annotations]
+    names: list = [category_names.get(annotation['category_id']) for annotation in annotations]
     corners = boxes[:, 2:] + boxes[:, :2]
     # What MMDetection's loader skips without a word.
     left_out = {
@@ -218,7 +219,7 @@ def _check_objects(content: dict, classes: Sequence[str], file: str, train: bool
         used = [a for a, name, keep in zip(annotations, names, kept, strict=True) if keep and name in wanted]
         _check_masks([a for a in used if not a.get('ignore')], sizes, file, 'LoadAnnotations with_mask=True')
     if train:
-        objects = Counter(itertools.compress(names, kept))
+        objects: Counter[str] = Counter(itertools.compress(names, kept))
         _tell_of_classes(objects, category_names.values(), classes, file)
 
 

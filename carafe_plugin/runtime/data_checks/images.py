@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes of images as the loader of a data set sees them."""
 
+from typing import Any
+
 import numpy as np
 from mmengine.registry import TRANSFORMS
 from PIL import ExifTags, Image
@@ -17,7 +19,7 @@ def spread(length: int, count: int = SAMPLE) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
-def build_step(cfg: dict, where: str) -> object:
+def build_step(cfg: dict, where: str) -> Any:
     """Build a transform.
 
     Raises:

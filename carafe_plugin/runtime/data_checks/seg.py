@@ -105,7 +105,7 @@ class _LabelReader:
     """Reads label maps as the pipeline does, and says what is wrong with one."""
 
     def __init__(self, cfg: dict, dataset: BaseDataset, where: str) -> None:
-        load = find_step(cfg, 'LoadAnnotations')
+        load = find_step(cfg, 'LoadAnnotations') or {}
         self._sizes = SizeReader(cfg, where)
         self._backend = load.get('imdecode_backend', 'pillow')
         self._mapping = [build_step(step, where) for step in steps(cfg) if type_name(step) == 'MapLabels']
@@ -156,10 +156,10 @@ class _LabelReader:
             )
 
     def _classes(self, found: np.ndarray) -> set[int]:
-        labels = found.astype(np.uint8)
+        values = found.astype(np.uint8)
         if self._dataset.reduce_zero_label:
-            labels = np.where(labels == 0, 255, labels - 1)
-        labels = [(self._dataset.label_map or {}).get(int(label), int(label)) for label in labels]
+            values = np.where(values == 0, 255, values - 1)
+        labels = [(self._dataset.label_map or {}).get(int(value), int(value)) for value in values]
         for transform in self._mapping:
             labels = [
                 transform.label_map[label] if label < len(transform.label_map) else label for label in labels

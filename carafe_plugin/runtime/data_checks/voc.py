@@ -79,30 +79,31 @@ def _check_file(path: str, image: str, sizes: SizeReader) -> list[str]:
     try:
         root = ET.parse(path).getroot()
         size = root.find('size')
-        stated = (
-            tuple(int(size.find(side).text) for side in ('width', 'height')) if size is not None else None
-        )
+        sides = ('width', 'height')
+        stated = None if size is None else tuple(int(size.findtext(side, '')) for side in sides)
         objects = [
             (
-                element.find('name').text,
-                *(float(element.find('bndbox').find(side).text) for side in ('xmin', 'ymin', 'xmax', 'ymax')),
+                element.findtext('name', ''),
+                [float(element.findtext(f'bndbox/{side}', '')) for side in ('xmin', 'ymin', 'xmax', 'ymax')],
             )
             for element in root.findall('object')
         ]
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise UserError(f'annotation file {path} is not of VOC: {error}') from error
     if not os.path.isfile(image):
         raise UserError(f'image {image} does not exist')
     loaded = sizes.read(image)
-    if None not in (loaded, stated) and loaded != stated:
+    if loaded and stated and loaded != stated:
         raise UserError(
             f'image {image} is loaded with {loaded[0]} x {loaded[1]} pixels, {path} says '
             f'{stated[0]} x {stated[1]}'
         )
-    for label, left, top, right, bottom in objects:
+    for label, (left, top, right, bottom) in objects:
+        if not label:
+            raise UserError(f'annotation file {path} is not of VOC: an object has no name')
         if not (left <= right and top <= bottom):
             raise UserError(
                 f'bndbox of {label!r} in {path} must go from xmin, ymin to xmax, ymax, got '
                 f'{left:g}, {top:g}, {right:g}, {bottom:g}'
             )
-    return [label for label, *_ in objects]
+    return [label for label, _ in objects]
