@@ -169,28 +169,27 @@ def layers(network, kind=torch.nn.Conv2d):
 
 
 def test_layers_are_those_of_the_papers():
-    network = GlobalLocalGenerator(64)
-    plain = [(256, 3, 1, 1)] * 2
+    """Output channels as multiples of the first layer's, which is narrow here."""
+    c = 4
+    network, plain = GlobalLocalGenerator(c), [(4 * c, 3, 1, 1)] * 2
     assert layers(network) == [
-        *[(64, 5, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (256, 3, 2, 1)],
-        *[*plain, *((256, 3, 1, dilation) for dilation in (2, 4, 8, 16)), *plain],
-        *[(128, 3, 1, 1), (32, 3, 1, 1), (3, 3, 1, 1)],
+        *[(c, 5, 1, 1), (2 * c, 3, 2, 1), (2 * c, 3, 1, 1), (4 * c, 3, 2, 1)],
+        *[*plain, *((4 * c, 3, 1, dilation) for dilation in (2, 4, 8, 16)), *plain],
+        *[(2 * c, 3, 1, 1), (c // 2, 3, 1, 1), (3, 3, 1, 1)],
     ]
-    assert layers(network, torch.nn.ConvTranspose2d) == [(128, 4, 2, 1), (64, 4, 2, 1)]
+    assert layers(network, torch.nn.ConvTranspose2d) == [(2 * c, 4, 2, 1), (c, 4, 2, 1)]
 
-    network = PartialConvUNet(64, 7)
-    widths, sides = (64, 128, 256, 512, 512, 512, 512), (7, 5, 5, 3, 3, 3, 3)
-    assert layers(network.encoder) == [(c, k, 2, 1) for c, k in zip(widths, sides, strict=True)]
-    assert layers(network.decoder) == [(c, 3, 1, 1) for c in (512, 512, 512, 256, 128, 64, 3)]
+    network = PartialConvUNet(c)
+    widths, sides = [c * i for i in (1, 2, 4, 8, 8, 8, 8)], (7, 5, 5, 3, 3, 3, 3)
+    assert layers(network.encoder) == [(w, k, 2, 1) for w, k in zip(widths, sides, strict=True)]
+    assert layers(network.decoder) == [(w, 3, 1, 1) for w in (*widths[-2::-1], 3)]
     assert all(type(block.act) is torch.nn.ReLU for block in network.encoder)
     assert [block.act.negative_slope for block in network.decoder[:-1]] == [0.2] * 6
 
-    judge = PatchDiscriminator(64, 6)
-    assert layers(judge) == [(c, 5, 2, 1) for c in (64, 128, 256, 256, 256, 256)]
-    judge = GlobalLocalDiscriminator()
-    widths = (64, 128, 256, 512, 512, 512)
-    assert layers(judge.of_image) == [(c, 5, 2, 1) for c in widths]
-    assert layers(judge.of_window) == [(c, 5, 2, 1) for c in widths[:5]]
+    assert layers(PatchDiscriminator(c)) == [(c * i, 5, 2, 1) for i in (1, 2, 4, 4, 4, 4)]
+    judge = GlobalLocalDiscriminator(base_channels=c)
+    wanted = [(c * i, 5, 2, 1) for i in (1, 2, 4, 8, 8, 8)]
+    assert (layers(judge.of_image), layers(judge.of_window)) == (wanted, wanted[:5])
 
 
 def test_output_of_the_first_generator_is_clamped():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from carafe_plugin.ops import carafe, carafe_softmax
+from carafe_plugin.ops import carafe, carafe_softmax, reference
 from tests import reference as oracle
 from tests.reference import carafe_case
 from tests.tolerances import OPERATOR, within
@@ -76,14 +76,27 @@ def test_gradients_do_not_depend_on_the_layout(layout):
     torch.testing.assert_close(gradients(LAYOUTS[layout]), gradients(LAYOUTS['contiguous']))
 
 
-def test_16_bit_inputs_are_summed_in_float32():
+@pytest.mark.parametrize('function', [carafe, reference.carafe])
+def test_16_bit_inputs_are_summed_in_float32(function):
     """A running float16 sum of 49 entries near 1/49 would be off by several rounding steps."""
     features, masks = (
         torch.ones(1, 1, 9, 9, dtype=torch.float16),
         torch.full((1, 49, 9, 9), 1 / 49, dtype=torch.float16),
     )
     exact = 49 * masks[0, 0, 0, 0].double()
-    assert carafe(features, masks, 7, 1, 1)[0, 0, 4, 4] == exact.half()
+    assert function(features, masks, 7, 1, 1)[0, 0, 4, 4] == exact.half()
+
+
+@pytest.mark.parametrize('function', [carafe_softmax, reference.carafe_softmax])
+def test_16_bit_logits_are_normalised_in_float32(function):
+    """Features of 32 bits show it: nothing but the logits themselves is rounded to 16."""
+    torch.manual_seed(0)
+    features, logits = torch.randn(2, 4, 3, 5), torch.randn(2, 2 * 25 * 4, 3, 5, dtype=torch.bfloat16)
+    with torch.autocast('cpu', torch.bfloat16):
+        output = function(features, logits, 5, 2, 2)
+    masks = oracle.masks_from_logits(logits.double().numpy(), 5, 2, 2)
+    exact = torch.tensor(oracle.carafe_loops(features.double().numpy(), masks, 5, 2, 2))
+    torch.testing.assert_close(output.double(), exact, **within(OPERATOR[torch.float32], exact))
 
 
 def test_border_is_zero_and_not_renormalised():

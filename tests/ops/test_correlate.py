@@ -6,6 +6,7 @@ import torch
 
 from carafe_plugin.ops import correlate, reference
 from tests import reference as oracle
+from tests.tolerances import OPERATOR, within
 
 
 def case(c=6, size=(4, 5), s=2, dtype=torch.float64):
@@ -40,6 +41,9 @@ def test_16_bit_sums_are_float32(function):
     exact = function(output.double(), features.double(), 3, 1, 2)
     assert masks.dtype == torch.bfloat16
     assert (masks.double() - exact).abs().max() <= exact.abs().max() / 256
+    with torch.autocast('cpu', torch.bfloat16):  # nothing is rounded to 16 bits where one side has 32
+        mixed = function(output.float(), features, 3, 1, 2)
+    torch.testing.assert_close(mixed.double(), exact, **within(OPERATOR[torch.float32], exact))
 
 
 @pytest.mark.parametrize(

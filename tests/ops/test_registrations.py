@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native operators as citizens of PyTorch: autograd, compile, export, vmap, FLOPs, errors."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carafe_plugin.ops import _native, carafe, carafe_softmax, reference
 from tests.ops.native_cases import LAYOUTS, make_inputs, on_devices
-from tests.tolerances import OPERATOR
+from tests.tolerances import OPERATOR, within
 from tests.torch_versions import VERSION, needs_compile, needs_export, needs_opcheck
 
 needs_native = pytest.mark.skipif(
@@ -92,6 +93,40 @@ def test_opcheck(device, layout, sizes, dtypes):
         tensors = [x.detach().requires_grad_() for x in tensors]
         tolerance = {} if len(dtypes) == 1 else dict(rtol=OPERATOR[dtypes[0]], atol=OPERATOR[dtypes[0]])
         torch.library.opcheck(getattr(ops, name).default, (*tensors, *others), **tolerance)
+
+
+@needs_native
+@pytest.mark.parametrize('sizes', SIZES)
+def test_gradients_of_32_bit_masks_are_not_rounded_to_the_16_bits_of_the_features(sizes):
+    """Autocast's normal case: the gradient has all the digits of its dtype."""
+    mixed = calls((2, 8, 3, 5), sizes, 'contiguous', torch.bfloat16, torch.float32)
+    for name, (first, masks), others in (mixed[0], mixed[2]):  # reassemble, scatter
+        gradients = []
+        for dtype in (torch.float32, torch.float64):
+            values = first if dtype == torch.float32 else first.double()
+            leaf = masks.detach().to(dtype).requires_grad_()
+            output = getattr(ops, name)(values, leaf, *others)
+            cotangent = torch.linspace(-1, 1, output.numel()).bfloat16().view_as(output)
+            gradients.append(torch.autograd.grad(output, leaf, cotangent.to(output))[0].double())
+        torch.testing.assert_close(*gradients, **within(OPERATOR[torch.float32], gradients[1]))
+
+
+@needs_native
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('sizes', SIZES)
+def test_traced_results_have_the_native_dtypes_and_layouts(sizes, layout):
+    """Of a mixed call in dtypes and layouts, and in the dtype that ``correlate`` is asked for."""
+    dtypes = torch.bfloat16, torch.float32
+    found = calls((2, 8, 3, 5), sizes, layout, *dtypes)
+    found += [('correlate', tensors, (*others, torch.float32)) for _, tensors, others in found[1:2]]
+    for channels_last_first, (name, tensors, others) in itertools.product((False, True), found):
+        if channels_last_first:
+            tensors = (tensors[0].contiguous(memory_format=torch.channels_last), *tensors[1:])
+        native = getattr(ops, name)(*tensors, *others)
+        traced = getattr(ops, name)(*(x.to('meta') for x in tensors), *others)
+        pairs = zip(native, traced, strict=True) if isinstance(native, tuple) else [(native, traced)]
+        for a, b in pairs:
+            assert (b.dtype, b.shape, b.stride()) == (a.dtype, a.shape, a.stride()), name
 
 
 @needs_native

@@ -145,7 +145,7 @@ def test_16_bits_name_every_pixel_of_a_large_map(size, name, cfg, dtype):
     with torch.no_grad():
         out = up(x, guide).double()
     expected = (nearest if name == 'sapa_deform' else bilinear)(x.double(), 2)
-    torch.testing.assert_close(out, expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-2)
+    torch.testing.assert_close(out, expected, **within(LAYERS[dtype], expected))
 
 
 @pytest.mark.parametrize('dyscope', [False, True])
