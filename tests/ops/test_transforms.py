@@ -13,6 +13,9 @@ from tests.ops.test_export import FUNCTIONS, Operator, operator_inputs
 from tests.torch_versions import needs_compile
 
 INTEGERS = (3, 2, 2)
+every_function = pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=[] if n == 'carafe_softmax' else pytest.mark.slow) for n in FUNCTIONS]
+)
 
 
 def setup(name, images=2):
@@ -37,7 +40,7 @@ def each_image(inputs):
     return [x[:, None] for x in inputs]
 
 
-@pytest.mark.parametrize('name', FUNCTIONS)
+@every_function
 def test_reverse_mode(name):
     function, loss, inputs = setup(name)
     expected = gradients(loss, inputs)
@@ -50,6 +53,7 @@ def test_reverse_mode(name):
     torch.testing.assert_close(torch.func.jacrev(loss, argnums=(0, 1))(*inputs), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_forward_mode_by_func(name):
     function, loss, inputs = setup(name)
@@ -59,7 +63,7 @@ def test_forward_mode_by_func(name):
     torch.testing.assert_close(push(*inputs), torch.func.jvp(function, inputs, inputs)[1])
 
 
-@pytest.mark.parametrize('name', FUNCTIONS)
+@every_function
 def test_with_vmap(name):
     """A gradient for each image, and the gradient of a mapped function."""
     function, loss, inputs = setup(name)
@@ -75,6 +79,7 @@ def test_with_vmap(name):
     torch.testing.assert_close(torch.func.vmap(function)(*each_image(inputs))[:, 0], function(*inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_second_order(name):
     _, loss, inputs = setup(name, images=1)
@@ -93,6 +98,7 @@ def test_other_transforms():
     torch.testing.assert_close(traced(*inputs), gradients(loss, inputs)[0])
 
 
+@pytest.mark.slow
 @needs_compile
 def test_compiled():
     """And the graph outside of a transform still holds the native operator."""

@@ -99,7 +99,9 @@ def test_many_sizes(case):
     assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(
+    'case', [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
+)
 def test_torchscript_trace(case):
     """In the plain form a trace holds PyTorch's operators alone and serves any size."""
     up = build(case).eval()
@@ -125,7 +127,7 @@ class AroundUpsamplers(torch.fx.Tracer):
         return isinstance(module, carafe_plugin.Upsampler) or super().is_leaf_module(module, name)
 
 
-@pytest.mark.parametrize('name', UPSAMPLERS)
+@pytest.mark.parametrize('name', list(UPSAMPLERS))
 def test_symbolic_trace(name):
     """torch.fx follows those that look at no size; any of them as a node of a larger graph."""
     up = build(name).eval()
