@@ -93,14 +93,15 @@ def test_a_wrong_config_stops_a_load_that_is_not_strict():
 
 
 def write_released_detector(folder):
-    """A config of this project at a small size, and a checkpoint as FreqFusion's fork of mmdet 2 writes it."""
+    """A config of this project at a small size, and a checkpoint as FreqFusion's fork of mmdet 2 has it."""
     write_coco(folder / 'data')
     write_detector_config(folder / 'base.py', folder / 'data')
     config = folder / 'config.py'
     config.write_text(f"""
 _base_ = 'base.py'
 model = dict(
-    neck=dict(type='UpsampleFPNCARAFE', out_channels={C}, upsample_cfg=dict(_delete_=True, type='freqfusion')),
+    neck=dict(
+        type='UpsampleFPNCARAFE', out_channels={C}, upsample_cfg=dict(_delete_=True, type='freqfusion')),
     rpn_head=dict(in_channels={C}),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels={C}), bbox_head=dict(in_channels={C}),
