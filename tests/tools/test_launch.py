@@ -69,5 +69,5 @@ def test_imports_by_an_option(tmp_path, monkeypatch, option):
 def test_an_import_that_fails_is_told(tmp_path):
     config = tmp_path / 'config.py'
     config.write_text('a = 1')
-    with pytest.raises(UserError, match='--cfg-options custom_imports: .*no_such_module'):
+    with pytest.raises(UserError, match=r'--cfg-options custom_imports: .*no_such_module'):
         read_config(str(config), {'custom_imports.imports': ['no_such_module']})
