@@ -6,6 +6,7 @@ they belong to: ``custom_imports = dict(imports=['carafe_plugin.detection'])`` i
 """
 
 from .ops import carafe, carafe_downsample, carafe_downsample_softmax, carafe_softmax
+from .ops._native import plain_operators
 from .upsamplers import UPSAMPLERS, Upsampler, build_upsampler
 
 __version__ = '0.1.0'
@@ -19,6 +20,7 @@ __all__ = [
     'carafe_downsample_softmax',
     'carafe_softmax',
     'patch_mmcv',
+    'plain_operators',
     'unpatch_mmcv',
 ]
 

@@ -8,6 +8,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from carafe_plugin.upsamplers import build_upsampler, top_down
+from carafe_plugin.upsamplers.published import rename_keys
 
 from .levels import require_levels
 
@@ -72,6 +73,11 @@ class UpsampledTopDown(nn.Module):
             outs.append(conv(source))
             source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
         return tuple(outs)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if self.upsamplers:  # DySample's and SAPA's detectors
+            rename_keys(state_dict, {'upsample_modules.': 'upsamplers.'}, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _outputs(self, laterals: list[Tensor]) -> list[Tensor]:
         """The output maps of the merged backbone levels."""

@@ -10,13 +10,14 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from carafe_plugin._hosts.levels import require_levels
-from carafe_plugin.upsamplers import build_upsampler, fit
+from carafe_plugin.upsamplers import build_upsampler
 
 
 class _ConcatPAFPN(nn.Module):
     """What both necks share: maps are upsampled and joined with the finer one along the channels.
 
-    ``upsamplers[N]`` takes level N + 1 to level N, with the finer backbone map as its guide.
+    ``upsamplers[N]`` takes level N + 1 to level N, with the finer backbone map as its guide. FreqFusion
+    sharpens that map before it is joined.
 
     Args:
         upsample_cfg: ``dict(type=NAME, ...)``; None runs the stock code. mmdet's YOLOX configs set the stock
@@ -58,8 +59,7 @@ class _ConcatPAFPN(nn.Module):
         for level, (reduce, block, upsampler) in zip(range(len(inputs) - 1, 0, -1), top_down, strict=True):
             coarse, fine = reduce(merged[level]), inputs[level - 1]
             merged[level] = coarse
-            upsampled = fit(upsampler(coarse, fine), fine.shape[-2:], upsampler.scale_factor)
-            merged[level - 1] = block(torch.cat([upsampled, fine], 1))
+            merged[level - 1] = block(torch.cat(upsampler.pair(coarse, fine), 1))
 
         outs = merged[:1]
         for down, block, coarse in zip(self.downsamples, self.bottom_up_blocks, merged[1:], strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from carafe_plugin._hosts.levels import require_levels
 from carafe_plugin.upsamplers import build_upsampler, top_down
+from carafe_plugin.upsamplers.published import rename_keys
 
 
 @MODELS.register_module()
@@ -26,7 +27,7 @@ class UpsampleFPNCARAFE(FPN_CARAFE):
         upsample_cfg: ``dict(type=NAME, ...)``; None runs the stock code with its default, mmcv's CARAFE (on
             a CPU only under :func:`carafe_plugin.patch_mmcv`).
         *args, **kwargs: as :class:`mmdet.models.necks.FPN_CARAFE`, whose checkpoints load: its
-            ``upsample_modules.N`` are ``upsamplers.N`` here.
+            ``upsample_modules.N`` are ``upsamplers.N`` here, and so are FreqFusion's ``alignment.N``.
 
     Raises:
         TypeError, ValueError: as :class:`UpsampleFPN`.
@@ -68,7 +69,5 @@ class UpsampleFPNCARAFE(FPN_CARAFE):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if self.upsamplers:
-            stock = f'{prefix}upsample_modules.'
-            for key in [key for key in state_dict if key.startswith(stock)]:
-                state_dict[f'{prefix}upsamplers.{key.removeprefix(stock)}'] = state_dict.pop(key)
+            rename_keys(state_dict, {'upsample_modules.': 'upsamplers.', 'alignment.': 'upsamplers.'}, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -109,7 +109,7 @@ class PartialUpsample(nn.Module):
         x = x * mask
         if hasattr(up, 'kernels'):
             groups = getattr(up, 'up_group', 1)
-            kernels = up.kernels(x, guide)  # type: ignore[operator]
+            kernels = up.enter(up.kernels, x, guide)  # type: ignore[arg-type]
             side = math.isqrt(kernels.shape[1] // groups)
             out = carafe(x, kernels, side, groups, scale)
             dtype = torch.promote_types(kernels.dtype, torch.float32)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and loads the native libraries, and says for each call whether one serves."""
 
+import contextlib
 import ctypes
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,49 @@ loaded: dict[str, str] = {}
 missing: dict[str, str] = {}
 
 _warned: set[str] = set()
+# How many plain_operators() are open.
+_plain = 0
+
+
+@contextlib.contextmanager
+def plain_operators() -> Iterator[None]:
+    """Run the plain PyTorch form of the operators in the block, on every device and in every thread.
+
+    The results are those of the native operators, to rounding; a graph that is traced in the block holds
+    PyTorch's own operators alone. Backward passes follow the form that their forward pass had.
+
+    Example:
+        >>> import torch, carafe_plugin
+        >>> upsampler = carafe_plugin.build_upsampler(dict(type='carafe'), 8).eval()
+        >>> with carafe_plugin.plain_operators():
+        ...     traced = torch.jit.trace(upsampler, torch.rand(1, 8, 6, 7))
+        >>> 'carafe_plugin::' in str(traced.inlined_graph)
+        False
+    """
+    global _plain
+    _plain += 1
+    try:
+        yield
+    finally:
+        _plain -= 1
 
 
 def operator(name: str, features: Tensor, other: Tensor) -> Callable[..., Any] | None:
     """The native operator for these tensors, or None where the reference form serves.
 
     An ONNX graph holds standard operators only, so its exporters always get the reference form. So does
-    forward-mode differentiation (``torch.func.jvp``): PyTorch takes no rule for it from a library, and would
-    give zeros without a word.
+    differentiation by ``torch.func``, and forward-mode differentiation anywhere: PyTorch takes no rule for
+    them from a library; it would stop, and in forward mode give zeros without a word.
     """
+    if _plain:
+        return None
     device = features.device.type
     if device not in loaded:
         _warn_once(device)
         return None
     if features.dtype not in DTYPES or other.dtype not in DTYPES or torch.onnx.is_in_onnx_export():
         return None
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0 or compat.is_differentiated_by_func():
         return None
     return getattr(torch.ops.carafe_plugin, name)
 

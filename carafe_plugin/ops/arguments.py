@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of single arguments. Each returns what it was given, or raises an error that names the argument."""
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -10,12 +11,12 @@ from .tensors import ints
 
 
 def require_positive_int(name: str, value: int) -> int:
-    """An int of at least 1; TypeError or ValueError otherwise."""
-    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+    """An int of at least 1, of Python, numpy or a trace; TypeError or ValueError otherwise."""
+    if not isinstance(value, (numbers.Integral, torch.SymInt)) or isinstance(value, bool):
         raise TypeError(f'{name} must be an int, got {value!r}')
     if value < 1:
         raise ValueError(f'{name} must be at least 1, got {value}')
-    return value
+    return value if isinstance(value, torch.SymInt) else int(value)
 
 
 def require_odd_int(name: str, value: int) -> int:

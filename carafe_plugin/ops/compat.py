@@ -20,6 +20,18 @@ def is_compiling() -> bool:
     return VERSION >= (2, 4) and torch.compiler.is_compiling()
 
 
+def is_differentiated_by_func() -> bool:
+    """Whether a call is inside of ``torch.func.grad``, ``vjp``, ``jvp`` or what is made of them."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    kinds = torch._C._functorch.TransformType
+    return any(interpreter.key() in (kinds.Grad, kinds.Jvp) for interpreter in stack)
+
+
+# As torch.compiler.assume_constant_result, which would import the whole compiler: torch.compile cannot look
+# at the stack, but its graph is for one stack only.
+is_differentiated_by_func._dynamo_marked_constant = True
+
+
 def is_autocast_enabled(device_type: str) -> bool:
     """As :func:`torch.is_autocast_enabled`, which takes a device type from torch 2.4 on."""
     if VERSION >= (2, 4):

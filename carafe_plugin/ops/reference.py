@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tensors import pixel_shuffle, pixel_unshuffle
+from .tensors import pixel_shuffle, pixel_unshuffle, unflatten
 
 
 def carafe(
@@ -27,7 +27,7 @@ def carafe(
     """Reassemble features by masks; :func:`carafe_plugin.ops.carafe` has the contract."""
     phases = 1 if down else scale_factor
     masks = pixel_unshuffle(masks.to(_accumulation_dtype(features, masks)), phases)
-    masks = masks.unflatten(1, (group_size, kernel_size**2, phases**2))
+    masks = unflatten(masks, 1, (group_size, kernel_size**2, phases**2))
     return _reassemble(features, masks, kernel_size, scale_factor, down)
 
 
@@ -42,7 +42,7 @@ def carafe_softmax(
     """Reassemble features by logits; :func:`carafe_plugin.ops.carafe_softmax` has the contract."""
     phases = 1 if down else scale_factor
     logits = logits.to(_accumulation_dtype(features, logits))
-    masks = logits.unflatten(1, (group_size, kernel_size**2, phases**2)).softmax(dim=2)
+    masks = unflatten(logits, 1, (group_size, kernel_size**2, phases**2)).softmax(dim=2)
     return _reassemble(features, masks, kernel_size, scale_factor, down)
 
 
@@ -56,7 +56,7 @@ def correlate(
     """Compare pixels with their neighbourhoods; :func:`carafe_plugin.ops.correlate` has the contract."""
     dtype = _accumulation_dtype(features, output)
     phases = pixel_unshuffle(output.to(dtype), scale_factor)
-    phases = phases.unflatten(1, (group_size, -1, scale_factor**2))
+    phases = unflatten(phases, 1, (group_size, -1, scale_factor**2))
     neighbours = _neighbours(features.to(dtype), kernel_size, group_size, 1)
     entries = [(phases * neighbour).sum(2) for neighbour in neighbours]  # [N, G, s*s, H, W]
     return pixel_shuffle(torch.stack(entries, dim=2).flatten(1, 3), scale_factor).to(output.dtype)
@@ -80,7 +80,7 @@ def _reassemble(
 def _neighbours(features: Tensor, kernel_size: int, group_size: int, step: int) -> Iterator[Tensor]:
     """What each kernel entry reads, [N, G, C/G, 1, ceil(H/step), ceil(W/step)], zero outside the map."""
     radius = kernel_size // 2
-    padded = F.pad(features, (radius,) * 4).unflatten(1, (group_size, -1)).unsqueeze(3)
+    padded = unflatten(F.pad(features, (radius,) * 4), 1, (group_size, -1)).unsqueeze(3)
     taps = [slice(tap, tap - 2 * radius or None, step) for tap in range(kernel_size)]
     for rows in taps:
         in_rows = padded[..., rows, :]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes by name, and what a config field says about one of them."""
 
+import contextlib
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -23,11 +25,14 @@ class Registry(Generic[Base]):
         self.kind, self.field = kind, field
         self._classes: dict[str, Any] = {}
 
-    def register_module(self, name: str) -> Callable[[Member], Member]:
-        """Class decorator that enters a class under ``name``; ValueError where the name is taken."""
+    def register_module(self, name: str, *, force: bool = False) -> Callable[[Member], Member]:
+        """Class decorator that enters a class under ``name``; ValueError where the name is taken.
+
+        ``force`` replaces what is there, as when the cell of a notebook runs again.
+        """
 
         def register(cls: Member) -> Member:
-            if name in self._classes:
+            if name in self._classes and not force:
                 raise ValueError(f'{self.kind} {name!r} is already registered: {self._classes[name]}')
             self._classes[name] = cls
             return cls
@@ -35,10 +40,20 @@ class Registry(Generic[Base]):
         return register
 
     def get(self, name: str) -> type[Base]:
-        """Class of that name; ValueError listing the known names where there is none."""
-        if name not in self._classes:
+        """Class of that name, or by its dotted path; ValueError listing the known names where there is none.
+
+        A path is what mmengine writes where a config had the class itself.
+        """
+        if name in self._classes:
+            return self._classes[name]
+        module, _, attribute = name.rpartition('.')
+        found = None
+        if module:
+            with contextlib.suppress(ImportError):
+                found = getattr(importlib.import_module(module), attribute, None)
+        if not isinstance(found, type):
             raise ValueError(f'unknown {self.kind} {name!r}; known: {", ".join(self)}')
-        return self._classes[name]
+        return found
 
     def resolve(self, cfg: Mapping, given: Sequence[str] = ()) -> tuple[type[Base], dict]:
         """Split ``dict(type=NAME or class, ...)`` into the class and its arguments.

@@ -31,16 +31,23 @@ def is_exporting() -> bool:
     return torch.onnx.is_in_onnx_export() or getattr(torch.compiler, 'is_exporting', bool)()
 
 
+def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """As :meth:`torch.Tensor.unflatten` for ``dim`` >= 0; ONNX has that from opset 13 on."""
+    if not torch.onnx.is_in_onnx_export():
+        return x.unflatten(dim, sizes)
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
 def pixel_shuffle(x: Tensor, scale_factor: int) -> Tensor:  # [N, C*s*s, H, W] -> [N, C, s*H, s*W]
     """As :func:`torch.nn.functional.pixel_shuffle`, whose backward fails on an empty batch (torch 2.13)."""
     s = scale_factor
-    return x.unflatten(1, (-1, s, s)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+    return unflatten(x, 1, (-1, s, s)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
 
 def pixel_unshuffle(x: Tensor, scale_factor: int) -> Tensor:  # [N, C, s*H, s*W] -> [N, C*s*s, H, W]
     """Undo :func:`pixel_shuffle`."""
     s = scale_factor
-    return x.unflatten(3, (-1, s)).unflatten(2, (-1, s)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    return unflatten(unflatten(x, 3, (-1, s)), 2, (-1, s)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
 
 
 def enlarge_nearest(x: Tensor, scale_factor: int) -> Tensor:  # [N, C, H, W] -> [N, C, s*H, s*W]
@@ -81,6 +88,7 @@ def adaptive_avg_pool(x: Tensor, size: int | tuple[int, int]) -> Tensor:  # [N, 
 def _means(centres: Tensor, size: Tensor, count: int) -> Tensor:  # [N, 1, 1, L], [N, 1, 1, 1]
     """Weights of the pixels in each mean, [N, 1, count, L]; their windows may overlap."""
     index = torch.arange(count, dtype=centres.dtype, device=centres.device)[:, None]
-    begin, end = (index * size / count).floor(), ((index + 1) * size / count).ceil()
+    # Half a pixel away from whole quotients, which a runtime that multiplies by 1/count may miss.
+    begin, end = ((index * size + 0.5) / count).floor(), (((index + 1) * size - 0.5) / count).ceil()
     inside = ((centres > begin) & (centres < end)).to(centres.dtype)
     return inside / inside.sum(-1, keepdim=True)

@@ -10,6 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from carafe_plugin.upsamplers import build_upsampler
+from carafe_plugin.upsamplers.published import rename_keys
 
 from ._lift import lift
 
@@ -44,6 +45,13 @@ class UpsampleSegformerHead(SegformerHead):
                 )
                 for level in range(1, len(self.convs))
             )
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # DySample's and SAPA's head counts the steps from the coarsest map and its coarsest step on.
+        steps = [(m, n) for m in reversed(range(len(self.upsamplers))) for n in reversed(range(m + 1))]
+        names = {f'upsample_modules.{i}.': f'upsamplers.{m}.{n}.' for i, (m, n) in enumerate(steps)}
+        rename_keys(state_dict, names, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
         """Turn backbone maps (N, C_i, H_i, W_i), fine to coarse, into logits (N, classes, H_0, W_0)."""

@@ -13,6 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from carafe_plugin.upsamplers import build_upsampler, top_down
+from carafe_plugin.upsamplers.published import rename_keys
 
 from ._lift import lift
 
@@ -95,6 +96,11 @@ class UpsampleUPerHead(UPerHead):
         else:
             fused = torch.cat([outs[0], *(self._resize(out, outs[0]) for out in outs[1:])], 1)
         return self.fpn_bottleneck(fused)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if 'fpn' in self.upsamplers:  # DySample's and SAPA's segmentors
+            rename_keys(state_dict, {'upsample_modules.': 'upsamplers.fpn.'}, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _resize(self, x: Tensor, like: Tensor) -> Tensor:
         return resize(x, size=like.shape[-2:], mode='bilinear', align_corners=self.align_corners)

@@ -13,6 +13,7 @@ from carafe_plugin.ops.tensors import adaptive_avg_pool, pixel_shuffle
 
 from .base import GuidedUpsampler
 from .build import UPSAMPLERS
+from .group_norm import GroupNorm
 
 KERNEL = 3  # side of the reassembly kernels
 WINDOW = 6  # side of the predicted convolutions
@@ -46,12 +47,21 @@ class A2U(GuidedUpsampler):
             see :meth:`GuidedUpsampler.match_guide`.
     """
 
+    # The two predicting convolutions are one here.
+    published_names = (
+        ('kernel_gen.bnu.0.', 'norms.0.'),
+        ('kernel_gen.bnv.0.', 'norms.1.'),
+        ('kernel_gen.bconv_UP.1.', 'spread.'),
+        ('kernel_gen.bconv_DP.', None),
+        ('kernel_gen.windows.', 'windows.'),
+    )
+
     def __init__(self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None) -> None:
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
         require_scale_factor('a2u', scale_factor, only=2)
         channels = self.guide_channels
         self.windows = nn.Conv2d(channels, 2, 1)
-        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(32, channels), channels) for _ in range(2))
+        self.norms = nn.ModuleList(GroupNorm(channels) for _ in range(2))
         self.spread = nn.Conv2d(channels, 4 * KERNEL**2, 1)
         self.init_weights()
 
@@ -74,6 +84,14 @@ class A2U(GuidedUpsampler):
         affinity = (u * v).sum(1, keepdim=True) / math.sqrt(self.guide_channels)  # [N, 1, H, W]
         logits = affinity * self.spread(F.adaptive_avg_pool2d(guide, 1))  # [N, 36, H, W]
         return pixel_shuffle(logits, 2).sigmoid().softmax(1)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        for name in ('weight', 'bias'):
+            parts = [f'{prefix}kernel_gen.bconv_{part}.1.{name}' for part in 'UV']
+            if all(part in state_dict for part in parts):
+                windows = torch.cat([state_dict.pop(part) for part in parts])
+                state_dict[f'{prefix}kernel_gen.windows.{name}'] = windows
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _convolve(guide: Tensor, window: Tensor, size: torch.Size) -> Tensor:  # [N, C, 2*H, 2*W] to [N, C, H, W]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The call contract of an upsampler, and the one size policy that every top-down host shares."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,13 +11,16 @@ from torch import Tensor, nn
 from carafe_plugin.ops.arguments import require_channels, require_positive_int
 from carafe_plugin.ops.tensors import ints, is_exporting
 
+from .published import rename_keys
+
 
 class Upsampler(nn.Module):
     """Base class: a map of ``in_channels`` channels, ``scale_factor`` times larger.
 
     A subclass takes ``(in_channels, scale_factor=2, *, ...)`` with its defaults written there and nowhere
     else, and overrides :meth:`forward`. One that reads a finer map derives from :class:`GuidedUpsampler`; one
-    that merges the two maps in its own way overrides :meth:`fuse` as well.
+    that merges the two maps in its own way overrides :meth:`fuse` as well. Methods other than ``forward``
+    that read weights do so in a call of the module, see :meth:`enter`.
 
     Args:
         in_channels: channels of the map, kept by the upsampler.
@@ -26,6 +31,13 @@ class Upsampler(nn.Module):
     """
 
     needs_guide = False
+    #: For weights of the published code: how a key begins there and here; None drops it.
+    published_names: tuple[tuple[str, str | None], ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls.forward, 'is_entry'):
+            cls.forward = _entry(cls.forward)
 
     def __init__(self, in_channels: int, scale_factor: int = 2) -> None:
         super().__init__()
@@ -41,11 +53,61 @@ class Upsampler(nn.Module):
         require_channels('guide', guide, self.in_channels)
         return guide + fit(self(x, guide), guide.shape[-2:], self.scale_factor)
 
+    def pair(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """Upsample ``x`` (N, C, H, W) to the guide's size, for a concatenation: that map, and the guide."""
+        return fit(self(x, guide), guide.shape[-2:], self.scale_factor), guide
+
+    def enter(self, method: Callable, *args: Any) -> Any:
+        """Run a method of this module, given bound, in a call of the module.
+
+        Forward hooks and FSDP2, which gathers a module's weights, know of calls alone. So a method that reads
+        weights and does not call the module itself, as a :meth:`fuse` of one's own may, runs through here:
+        ``return self.enter(self._fuse, x, guide)``. Hooks then see what the method takes and returns.
+        """
+        return self(*args, _method=method)
+
+    def check_published(self, state: Mapping[str, Tensor]) -> None:
+        """Raise a ValueError where weights of the published code, under its names, are of other arguments."""
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        state = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
+        theirs = dict(state)
+        if rename_keys(state, dict(self.published_names)):
+            self.check_published(theirs)
+            self._check_fit(state)
+            for key in theirs:
+                del state_dict[prefix + key]
+            state_dict.update((prefix + key, value) for key, value in state.items())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check_fit(self, state: Mapping[str, Tensor]) -> None:
+        """Published weights fit or are refused: a load that is not strict would leave the rest as it was."""
+        theirs = {key: tuple(value.shape) for key, value in state.items()}
+        ours = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+        for key in sorted({*theirs, *ours}):
+            there, here = theirs.get(key, 'missing'), ours.get(key, 'missing')
+            if there != here:
+                raise ValueError(
+                    f'published weights do not fit {type(self).__name__}({self.extra_repr()}): '
+                    f'{key} is {there} there and {here} here'
+                )
+
     def init_weights(self) -> None:
         """Set the published initialisation; hosts call it after their own."""
 
     def extra_repr(self) -> str:
         return f'in_channels={self.in_channels}, scale_factor={self.scale_factor}'
+
+
+def _entry(forward: Callable) -> Callable:
+    """A ``forward`` that runs another method in its place where :meth:`Upsampler.enter` says so."""
+
+    @functools.wraps(forward)
+    def entry(self: Upsampler, *args: Any, _method: Callable | None = None, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs) if _method is None else _method(*args, **kwargs)
+
+    entry.is_entry = True
+    return entry
 
 
 class GuidedUpsampler(Upsampler):

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 
+from carafe_plugin.ops.arguments import require_positive_int
 from carafe_plugin.ops.registry import Registry
 
 from .base import Upsampler
@@ -37,10 +38,10 @@ def build_upsampler(
         7
     """
     cls, arguments = UPSAMPLERS.resolve(cfg, given=('in_channels', 'guide_channels'))
-    if arguments.setdefault('scale_factor', scale_factor) != scale_factor:
+    asked = require_positive_int('scale_factor', arguments.setdefault('scale_factor', scale_factor))
+    if asked != scale_factor:
         raise ValueError(
-            f'upsample_cfg asks for scale_factor={arguments["scale_factor"]}, '
-            f'this place upsamples by {scale_factor}'
+            f'upsample_cfg asks for scale_factor={asked}, this place upsamples by {scale_factor}'
         )
     if cls.needs_guide:
         if guide_channels is None:

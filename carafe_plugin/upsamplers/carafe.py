@@ -11,7 +11,7 @@ from carafe_plugin.ops.arguments import (
     require_positive_int,
 )
 from carafe_plugin.ops.init import init_conv
-from carafe_plugin.ops.tensors import pixel_shuffle
+from carafe_plugin.ops.tensors import pixel_shuffle, unflatten
 
 from .base import Upsampler
 from .build import UPSAMPLERS
@@ -100,7 +100,8 @@ class CARAFE(Upsampler):
 
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """The masks (N, G*k*k, s*H, s*W) that reassemble ``x``: kernels after the normaliser."""
-        logits = pixel_shuffle(self._logits(x), self.scale_factor).unflatten(1, (self.up_group, -1))
+        logits = pixel_shuffle(self._logits(x), self.scale_factor)
+        logits = unflatten(logits, 1, (self.up_group, -1))
         masks = logits.softmax(2) if self.normalizer == 'softmax' else logits.sigmoid()
         if self.normalizer == 'sigmoid_normalized':
             masks = masks / masks.sum(2, keepdim=True)

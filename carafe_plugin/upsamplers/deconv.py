@@ -27,6 +27,12 @@ class DeconvUpsampler(Upsampler):
         TypeError, ValueError: an argument is not a positive int, or ``kernel_size`` is below s.
     """
 
+    # Of mmdet's FPN_CARAFE, which has the layer itself in this place.
+    published_names = (
+        ('weight', 'deconv.weight'),
+        ('bias', 'deconv.bias'),
+    )
+
     def __init__(self, in_channels: int, scale_factor: int = 2, *, kernel_size: int = 3) -> None:
         super().__init__(in_channels, scale_factor)
         overlap = require_positive_int('kernel_size', kernel_size) - scale_factor

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DySample: Liu et al., Learning to Upsample by Learning to Sample, ICCV 2023, arXiv:2308.15085."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from carafe_plugin.ops.arguments import require_choice, require_divisible
@@ -28,6 +30,7 @@ class DySample(Upsampler):
         groups: number of groups of contiguous channels, each sampled at points of its own; divides C. None
             is the published choice, 4 for ``lp`` and 8 for ``pl``.
         dyscope: predict the range of the offsets as well.
+        scope_bias: whether that prediction has a bias, as in some of the released code.
 
     Shape:
         (N, C, H, W) to (N, C, s*H, s*W). 8,192 weights and 32 biases at C = 256 and the defaults.
@@ -37,6 +40,8 @@ class DySample(Upsampler):
             by ``groups``, or by s*s with ``pl``.
     """
 
+    published_names = (('init_pos', None),)
+
     def __init__(
         self,
         in_channels: int,
@@ -45,6 +50,7 @@ class DySample(Upsampler):
         style: str = 'lp',
         groups: int | None = None,
         dyscope: bool = False,
+        scope_bias: bool = False,
     ) -> None:
         super().__init__(in_channels, scale_factor)
         self.style = require_choice('style', style, ('lp', 'pl'))
@@ -57,14 +63,15 @@ class DySample(Upsampler):
         if style == 'pl':
             channels = (in_channels // phases, 2 * self.groups)
         self.offset = nn.Conv2d(*channels, 1)
-        self.scope = nn.Conv2d(*channels, 1, bias=False) if dyscope else None
+        self.scope = nn.Conv2d(*channels, 1, bias=scope_bias) if dyscope else None
         self.init_weights()
 
     def init_weights(self) -> None:
         """Offsets N(0, 0.001) with zero bias, scope zero: sampling starts near bilinear interpolation."""
         init_conv(self.offset, std=0.001)
         if self.scope is not None:
-            nn.init.zeros_(self.scope.weight)
+            for p in self.scope.parameters():
+                nn.init.zeros_(p)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         source = pixel_shuffle(x, self.scale_factor) if self.style == 'pl' else x
@@ -73,6 +80,23 @@ class DySample(Upsampler):
         if self.style == 'lp':
             offsets = pixel_shuffle(offsets, self.scale_factor)
         return sample_around_centres(x, offsets, self.scale_factor, self.groups)
+
+    def check_published(self, state: Mapping[str, Tensor]) -> None:
+        points = state['init_pos'].numel() // 2  # of all groups
+        needed = dict(
+            style='lp' if state['offset.weight'].shape[0] == 2 * points else 'pl',
+            groups=points // self.scale_factor**2,
+            dyscope='scope.weight' in state,
+            scope_bias='scope.bias' in state,
+        )
+        here = dict(
+            style=self.style,
+            groups=self.groups,
+            dyscope=self.scope is not None,
+            scope_bias=self.scope is not None and self.scope.bias is not None,
+        )
+        if odd := [f'{name}={value!r}' for name, value in needed.items() if here[name] != value]:
+            raise ValueError(f'published weights of DySample: set {", ".join(odd)} in upsample_cfg')
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, style={self.style!r}, groups={self.groups}'

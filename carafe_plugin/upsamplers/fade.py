@@ -5,6 +5,8 @@ Lu et al., FADE: Fusing the Assets of Decoder and Encoder for Task-Agnostic Upsa
 https://arxiv.org/abs/2207.10392; journal version with FADE-Lite, https://arxiv.org/abs/2407.13500.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe
@@ -49,6 +51,17 @@ class FADE(GuidedUpsampler):
     """
 
     depthwise = False
+    # The released code has the generator in two forms, L2H and H2L.
+    published_names = (
+        ('ker_generator.compressor_en.', 'guide_compressor.'),
+        ('ker_generator.compressor_de.', 'channel_compressor.'),
+        ('ker_generator.content_encoder.', 'content_encoder.'),
+        ('kernel_generator.conv1_en.', 'guide_compressor.'),
+        ('kernel_generator.conv1_de.', 'channel_compressor.'),
+        ('kernel_generator.conv2_kernels', 'content_encoder.weight'),
+        ('kernel_generator.conv2_bias', 'content_encoder.bias'),
+        ('gate_generator.conv.', 'gate.'),
+    )
 
     def __init__(
         self,
@@ -92,6 +105,11 @@ class FADE(GuidedUpsampler):
         output = self._upsample(x, guide)
         return output if self.gate is None else self._mix(output, self._open(self.gate(x)), guide)
 
+    def check_published(self, state: Mapping[str, Tensor]) -> None:
+        gated = 'gate_generator.conv.weight' in state
+        if gated != (self.gate is not None):
+            raise ValueError(f'published weights of {type(self).__name__}: set gate={gated}')
+
     def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """The masks (N, k*k, s*H, s*W) that reassemble ``x``."""
         fine = self.content_encoder(self.guide_compressor(self.match_guide(x, guide)))
@@ -102,6 +120,9 @@ class FADE(GuidedUpsampler):
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         if self.gate is None:
             return super().fuse(x, guide)
+        return self.enter(self._fuse_by_gate, x, guide)
+
+    def _fuse_by_gate(self, x: Tensor, guide: Tensor) -> Tensor:
         output, gate = self._upsample(x, self.match_guide(x, guide)), self._open(self.gate(x))
         size = guide.shape[-2:]
         return self._mix(fit(output, size, self.scale_factor), fit(gate, size, self.scale_factor), guide)

@@ -3,6 +3,8 @@
 https://arxiv.org/abs/2408.12879.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from carafe_plugin.ops.arguments import (
     require_positive_int,
 )
 from carafe_plugin.ops.init import init_conv
-from carafe_plugin.ops.tensors import pixel_shuffle
+from carafe_plugin.ops.tensors import pixel_shuffle, unflatten
 
 from .base import GuidedUpsampler, fit
 from .build import UPSAMPLERS
@@ -36,7 +38,8 @@ class FreqFusion(GuidedUpsampler):
     Both kernels are a softmax times a Hamming window, renormalised. The predictions from both maps are joined
     in the same way: the compressed guide is sharpened first, by kernels predicted from it alone, and
     predictions from the coarse map are upsampled by the low-pass kernels found so far. :meth:`forward` gives
-    the upsampled map, :meth:`fuse` its sum with the sharpened guide, as in the released FPN.
+    the upsampled map, :meth:`fuse` its sum with the sharpened guide, as in the released FPN, and :meth:`pair`
+    both, for a concatenation.
 
     Borders are zero-padded, as in the released code's operator; its path without that operator reflects. Its
     switches that turn parts off are left out. Its class initialises the offset generator twice, the second
@@ -66,6 +69,11 @@ class FreqFusion(GuidedUpsampler):
 
     lowpass_window: Tensor
     highpass_window: Tensor
+    published_names = (
+        ('hamming_lowpass', None),
+        ('hamming_highpass', None),
+        ('dysampler.init_pos', None),
+    )
 
     def __init__(
         self,
@@ -117,10 +125,33 @@ class FreqFusion(GuidedUpsampler):
 
     def fuse(self, x: Tensor, guide: Tensor) -> Tensor:
         require_channels('guide', guide, self.in_channels)
+        output, sharpened = self.pair(x, guide)
+        return output + sharpened
+
+    def pair(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """The upsampled map, in the size of the guide, and the sharpened guide."""
+        return self.enter(self._pair, x, guide)
+
+    def _pair(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
         output, highpass = self._upsample(x, self.match_guide(x, guide))
         size = guide.shape[-2:]
         smooth = self._smooth(guide, fit(highpass, size, self.scale_factor))
-        return fit(output, size, self.scale_factor) + guide + (guide - smooth)
+        return fit(output, size, self.scale_factor), guide + (guide - smooth)
+
+    def check_published(self, state: Mapping[str, Tensor]) -> None:
+        for name in ('lowpass', 'highpass'):
+            window = getattr(self, f'{name}_window').exp().flatten().cpu()
+            theirs = state[f'hamming_{name}'].flatten().to(window) if f'hamming_{name}' in state else window
+            if theirs.shape != window.shape or not torch.allclose(theirs, window, atol=1e-5):
+                raise ValueError(
+                    f'published weights of FreqFusion with another window than {name}_kernel='
+                    f'{getattr(self, f"{name}_kernel")} and hamming_window=True have: hamming_{name} is '
+                    f'{tuple(state[f"hamming_{name}"].shape)}'
+                )
+        if ('dysampler.offset.weight' in state) != (self.dysampler is not None):
+            raise ValueError(
+                f'published weights of FreqFusion: set feature_resample={"dysampler.offset.weight" in state}'
+            )
 
     def lowpass_kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """The masks (N, k*k, s*H, s*W) that reassemble ``x``, before the offsets if there are any."""
@@ -190,7 +221,7 @@ def _with_similarities(x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + 8, H, W]
     """Append the cosine similarities with eight neighbours two pixels away, zero beyond the map."""
     unit = nn.functional.normalize(x, dim=1, eps=1e-8)
     # Every other entry of a 5 x 5 window is a 3 x 3 one of dilation 2; its centre is left out.
-    window = correlate(unit, unit, 5, 1, 1).unflatten(1, (5, 5))[:, ::2, ::2].flatten(1, 2)
+    window = unflatten(correlate(unit, unit, 5, 1, 1), 1, (5, 5))[:, ::2, ::2].flatten(1, 2)
     return torch.cat((x, window[:, :4], window[:, 5:]), dim=1)
 
 

@@ -39,6 +39,8 @@ class IndexNet(GuidedUpsampler):
             see :meth:`GuidedUpsampler.match_guide`.
     """
 
+    published_names = (('indexnet.', 'index.'),)
+
     def __init__(self, in_channels: int, scale_factor: int = 2, *, guide_channels: int | None = None) -> None:
         super().__init__(in_channels, scale_factor, guide_channels=guide_channels)
         require_scale_factor('indexnet', scale_factor, only=2)

@@ -27,6 +27,8 @@ class PixelShuffleUpsampler(Upsampler):
         TypeError, ValueError: an argument is not a positive int, or ``upsample_kernel`` is even.
     """
 
+    published_names = (('0.', 'upsample_conv.'),)
+
     def __init__(self, in_channels: int, scale_factor: int = 2, *, upsample_kernel: int = 3) -> None:
         super().__init__(in_channels, scale_factor)
         require_odd_int('upsample_kernel', upsample_kernel)

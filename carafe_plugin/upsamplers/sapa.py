@@ -3,8 +3,6 @@
 https://arxiv.org/abs/2209.12866.
 """
 
-import math
-
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, correlate
@@ -14,6 +12,7 @@ from carafe_plugin.ops.tensors import enlarge_nearest
 
 from .base import GuidedUpsampler
 from .build import UPSAMPLERS
+from .group_norm import GroupNorm
 
 SIMILARITIES = ('inner', 'bilinear', 'gated')
 
@@ -55,6 +54,15 @@ class SAPA(GuidedUpsampler):
             :meth:`GuidedUpsampler.match_guide`.
     """
 
+    published_names = (
+        ('norm_y.', 'guide_norm.'),
+        ('norm_x.', 'norm.'),
+        ('q.', 'query.'),
+        ('qy.', 'query.'),
+        ('qx.', 'self_query.'),
+        ('k.', 'key.'),
+    )
+
     def __init__(
         self,
         in_channels: int,
@@ -74,8 +82,8 @@ class SAPA(GuidedUpsampler):
                 f"similarity='inner' compares the maps, so guide_channels must be in_channels={in_channels}, "
                 f"got {self.guide_channels}: take 'bilinear' or 'gated'"
             )
-        self.guide_norm = nn.GroupNorm(math.gcd(32, self.guide_channels), self.guide_channels)
-        self.norm = nn.GroupNorm(math.gcd(32, in_channels), in_channels)
+        self.guide_norm = GroupNorm(self.guide_channels)
+        self.norm = GroupNorm(in_channels)
         if similarity != 'inner':
             self.query = nn.Conv2d(self.guide_channels, embedding_channels, 1)
             self.key = nn.Conv2d(in_channels, embedding_channels, 1)

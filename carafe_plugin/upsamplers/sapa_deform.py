@@ -40,6 +40,11 @@ class SAPADeform(GuidedUpsampler):
             calls, see :meth:`GuidedUpsampler.match_guide`.
     """
 
+    published_names = (
+        ('q.', 'query.'),
+        ('k.', 'key.'),
+    )
+
     def __init__(
         self,
         in_channels: int,

@@ -51,7 +51,7 @@ def carafe_module(s=2, **cfg):
     return module
 
 
-def to_onnx(model, inputs, dynamo):
+def to_onnx(model, inputs, dynamo, **options):
     """Export with dynamic batch, height and width of every input and output; standard operators only."""
     onnx = pytest.importorskip('onnx', reason='needs the onnx extra')
     pytest.importorskip('onnxscript', reason='needs the onnx extra')
@@ -72,6 +72,7 @@ def to_onnx(model, inputs, dynamo):
             input_names=names,
             output_names=outputs,
             dynamic_axes={name: {0: 'n', 2: f'h_{name}', 3: f'w_{name}'} for name in names + outputs},
+            **options,
         )
         proto = onnx.load_from_string(file.getvalue())
     assert {opset.domain for opset in proto.opset_import} == {''} and not proto.functions

@@ -112,6 +112,10 @@ CASES = {
         ['model.backbone.out_indices=[0,9]'],
         'the model cannot be built: ',
     ),
+    'import by an option': (
+        ['custom_imports.imports=[no_such_module]'],
+        '--cfg-options custom_imports: .*no_such_module',
+    ),
     'unknown class': (['model.neck.type=NoSuchNeck'], 'the model cannot be built: NoSuchNeck is not in'),
     'override that does not fit': (
         ['train_dataloader.dataset.pipeline.9.scale=3'],

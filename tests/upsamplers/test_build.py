@@ -3,7 +3,7 @@
 
 import pytest
 
-from carafe_plugin.upsamplers import UPSAMPLERS, GuidedUpsampler, build_upsampler
+from carafe_plugin.upsamplers import CARAFE, UPSAMPLERS, GuidedUpsampler, build_upsampler
 
 
 class Guided(GuidedUpsampler):
@@ -22,6 +22,13 @@ class Guided(GuidedUpsampler):
             dict(type='deconv', up_kernel=5),
         ),
         (ValueError, 'asks for scale_factor=3, this place', dict(type='carafe', scale_factor=3)),
+        (TypeError, "scale_factor must be an int, got '2'", dict(type='carafe', scale_factor='2')),
+        (TypeError, 'scale_factor must be an int, got 2.0', dict(type='carafe', scale_factor=2.0)),
+        (TypeError, 'scale_factor must be an int, got True', dict(type='nearest', scale_factor=True)),
+        (TypeError, 'scale_factor must be an int, got None', dict(type='carafe', scale_factor=None)),
+        (ValueError, "unknown upsampler 'carafe_plugin.CARAFFE'", dict(type='carafe_plugin.CARAFFE')),
+        (ValueError, "unknown upsampler 'no_module.CARAFE'", dict(type='no_module.CARAFE')),
+        (ValueError, "unknown upsampler 'math.pi'", dict(type='math.pi')),
         (
             ValueError,
             'in_channels must be divisible by up_group=3, got 8',
@@ -105,6 +112,27 @@ def test_a_class_and_its_guide_pass_through():
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="'carafe' is already registered"):
         UPSAMPLERS.register_module('carafe')(Guided)
+
+
+def test_a_cell_of_a_notebook_runs_again():
+    try:
+        for _ in range(2):
+
+            @UPSAMPLERS.register_module('again', force=True)
+            class Again(Guided):
+                pass
+
+            assert UPSAMPLERS.get('again') is Again
+    finally:
+        UPSAMPLERS._classes.pop('again', None)
+
+
+@pytest.mark.parametrize('name', [f'{CARAFE.__module__}.CARAFE', 'carafe_plugin.upsamplers.CARAFE'])
+def test_a_dotted_path_names_a_class(name):
+    """mmengine writes one where a config had the class itself."""
+    up = build_upsampler(dict(type=name, up_kernel=3), 8)
+    assert type(up) is CARAFE and up.up_kernel == 3
+    assert type(build_upsampler(dict(type=f'{__name__}.Guided'), 8, guide_channels=8)).__name__ == 'Guided'
 
 
 def test_mmcv_weights_load():

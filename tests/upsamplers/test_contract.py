@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every upsampler owes its hosts, whatever it computes."""
 
+import numpy as np
 import pytest
 import torch
 
 from carafe_plugin.upsamplers import UPSAMPLERS, build_upsampler
+from carafe_plugin.upsamplers.group_norm import GroupNorm
 from tests.tolerances import LAYERS
 from tests.torch_versions import FLOAT16, needs_compile, needs_float16
 from tests.upsamplers.cases import CASES, CHANNELS, FACTORS, build, inputs, leaves
@@ -128,6 +130,40 @@ def test_compiles_without_graph_breaks(case):
 @pytest.mark.parametrize('name', list(UPSAMPLERS))
 def test_compiles_by_inductor(name):
     compiles(name, 'inductor')
+
+
+@every_case
+@pytest.mark.parametrize('channels', [8, 32])
+@pytest.mark.parametrize('size', [(1, 1), (1, 2)])
+def test_one_image_of_one_pixel_in_evaluation(case, channels, size):
+    """Where a group of a norm has a single value, as everywhere else."""
+    up = build(case, channels).eval()
+    x, guide = inputs(up, 1, size)
+    twice = [t if t is None else t.expand(2, -1, -1, -1) for t in (x, guide)]
+    torch.testing.assert_close(up(x, guide), up(*twice)[:1])
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_group_norm_of_one_value(training):
+    """That value less its mean is 0, which leaves the bias; elsewhere it is torch's own."""
+    norm = GroupNorm(8).train(training)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x = torch.randn(1, 8, 1, 1, requires_grad=True)
+    output = norm(x)
+    torch.testing.assert_close(output, norm.bias.view(1, 8, 1, 1), rtol=0, atol=1e-3)
+    output.sum().backward()
+    assert x.grad.abs().max() < 1e-3 and norm.bias.grad.eq(1).all()
+    stock = torch.nn.GroupNorm(32, 64)
+    x = torch.randn(2, 64, 3, 5)
+    assert torch.equal(GroupNorm(64)(x), stock(x))
+
+
+@every_case
+def test_numpy_integers_are_integers(case):
+    cfg, eight = CASES[case], np.int64(8)
+    up = build_upsampler(cfg, eight, np.int64(2), guide_channels=eight)
+    assert type(up.in_channels) is int and type(up.scale_factor) is int
+    assert up(*inputs(up)).shape == (2, 8, 10, 12)
 
 
 @every_case

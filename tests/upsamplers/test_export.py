@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+import carafe_plugin
 from carafe_plugin.upsamplers import UPSAMPLERS
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
 from tests.tolerances import LAYERS
@@ -48,6 +49,107 @@ def check(case, dynamo):
 )
 def test_onnx_by_torchscript(case):
     check(case, dynamo=False)
+
+
+# An older opset has no way to read a map at given points.
+FLOORS = {name: 16 if name in ('dysample', 'freqfusion', 'gum', 'sapa_deform') else 11 for name in UPSAMPLERS}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[] if name in ('carafe', 'sapa', 'dysample') else pytest.mark.slow)
+        for name in UPSAMPLERS
+    ],
+)
+def test_oldest_opset(name):
+    """The floors of docs/export.md, in onnxruntime at other sizes; and no lower one where it is 16."""
+    floor, up = FLOORS[name], build(name).eval()
+    for p in up.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    model = Fused(up).eval() if up.needs_guide else up
+
+    def call(n, height, width):
+        x = torch.randn(n, 8, height, width)
+        return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
+
+    proto = to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=floor)
+    assert proto.opset_import[0].version == floor
+    assert_onnx_equal(proto, model, call(3, 5, 9), rtol=1e-3, atol=1e-4)
+    if floor == 16:
+        with pytest.raises(torch.onnx.errors.UnsupportedOperatorError, match='grid_sampler'):
+            to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', CASES)
+def test_many_sizes(case):
+    """No size at which a runtime's arithmetic decides otherwise than PyTorch's."""
+    up = build(case).eval()
+    for p in up.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    model = Fused(up).eval() if up.needs_guide else up
+
+    def call(height, width):
+        x = torch.randn(1, 8, height, width)
+        return (x, torch.randn(1, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
+
+    proto = to_onnx(model, call(6, 7), dynamo=False)
+    sizes = range(1, 100) if case == 'a2u' else (*range(1, 32), 49, 77, 98, 101, 150, 199)
+    assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    'case', [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
+)
+def test_torchscript_trace(case):
+    """In the plain form a trace holds PyTorch's operators alone and serves any size."""
+    up = build(case).eval()
+    for p in up.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    model = Fused(up).eval() if up.needs_guide else up
+
+    def call(n, height, width):
+        x = torch.randn(n, 8, height, width)
+        return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
+
+    with carafe_plugin.plain_operators():
+        traced = torch.jit.trace(model, call(2, 6, 7), check_trace=False)
+    assert 'carafe_plugin::' not in str(traced.inlined_graph)
+    for args in (call(1, 9, 5), call(3, 4, 12)):
+        torch.testing.assert_close(traced(*args), model(*args), rtol=1e-4, atol=1e-4)
+
+
+class AroundUpsamplers(torch.fx.Tracer):
+    """As docs/export.md has it."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, carafe_plugin.Upsampler) or super().is_leaf_module(module, name)
+
+
+@pytest.mark.parametrize('name', list(UPSAMPLERS))
+def test_symbolic_trace(name):
+    """torch.fx follows those that look at no size; any of them as a node of a larger graph."""
+    up = build(name).eval()
+    guides = [torch.randn(1, 8, 10, 12)] if up.needs_guide else []
+    args = (torch.randn(1, 8, 5, 6), *guides)
+    if up.needs_guide or name == 'carafe':
+        with pytest.raises((TypeError, torch.fx.proxy.TraceError)):
+            torch.fx.symbolic_trace(up)
+    else:
+        torch.testing.assert_close(torch.fx.symbolic_trace(up)(*args), up(*args))
+
+    class Host(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = up
+
+        def forward(self, x, guide=None):
+            return self.up(x, guide) + 1
+
+    host = Host().eval()
+    graph = torch.fx.GraphModule(host, AroundUpsamplers().trace(host))
+    torch.testing.assert_close(graph(*args), host(*args))
 
 
 @pytest.mark.slow

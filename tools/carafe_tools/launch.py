@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from carafe_plugin.runtime.distributed import start_cpu_processes
 from carafe_plugin.runtime.errors import UserError
@@ -41,6 +42,11 @@ def read_config(path: str, options: dict | None) -> Config:
         cfg.merge_from_dict(options or {})
     except (IndexError, KeyError, TypeError) as error:
         raise UserError(f'--cfg-options does not fit the config: {error}') from error
+    if any(key.split('.')[0] == 'custom_imports' for key in options or {}):
+        try:
+            import_modules_from_strings(**cfg.custom_imports)  # mmengine did so with the file's own
+        except (ImportError, TypeError) as error:
+            raise UserError(f'--cfg-options custom_imports: {error}') from error
     return cfg
 
 
