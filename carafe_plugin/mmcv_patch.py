@@ -20,34 +20,39 @@ from carafe_plugin.ops import carafe
 # The attribute mmcv.ops.carafe is the function, which hides the module of that name.
 _MODULE: Any = sys.modules['mmcv.ops.carafe']
 
-#: What mmcv had: the function, and the two methods of its autograd class. mmcv's module holds them, so that
-#: a second import of this one (``importlib.reload``) does not take the patch for the original.
+#: mmcv's functions: the operator, and the plainer form of the same operator that it compares itself with.
+NAMES = ('carafe', 'carafe_naive')
+#: Their autograd classes.
+KINDS = (_MODULE.CARAFEFunction, _MODULE.CARAFENaiveFunction)
+#: What mmcv had: the functions, and the two methods of each class. mmcv's module holds them, so that a second
+#: import of this one (``importlib.reload``) does not take the patch for the original.
 ORIGINALS = _MODULE.__dict__.setdefault(
     '_carafe_plugin_originals',
-    dict(
-        carafe=_MODULE.carafe,
-        forward=_MODULE.CARAFEFunction.forward,
-        backward=_MODULE.CARAFEFunction.backward,
-    ),
+    {name: getattr(_MODULE, name) for name in NAMES}
+    | {kind: (kind.forward, kind.backward) for kind in KINDS},
 )
 
 
 def apply() -> None:
-    """Redirect mmcv's three ways in: module global, package attribute, and the autograd class.
+    """Redirect mmcv's three ways in: module global, package attribute, and the autograd classes.
 
-    The last serves code that did ``from mmcv.ops import carafe`` before the patch: what it holds is bound to
+    The last serve code that did ``from mmcv.ops import carafe`` before the patch: what it holds is bound to
     that class.
     """
-    _MODULE.carafe = mmcv.ops.carafe = carafe
-    _MODULE.CARAFEFunction.forward = staticmethod(_forward)
-    _MODULE.CARAFEFunction.backward = staticmethod(_backward)
+    for name in NAMES:
+        setattr(_MODULE, name, carafe)
+        setattr(mmcv.ops, name, carafe)
+    for kind in KINDS:
+        kind.forward, kind.backward = staticmethod(_forward), staticmethod(_backward)
 
 
 def undo() -> None:
     """Put back what :func:`apply` replaced."""
-    _MODULE.carafe = mmcv.ops.carafe = ORIGINALS['carafe']
-    _MODULE.CARAFEFunction.forward = staticmethod(ORIGINALS['forward'])
-    _MODULE.CARAFEFunction.backward = staticmethod(ORIGINALS['backward'])
+    for name in NAMES:
+        setattr(_MODULE, name, ORIGINALS[name])
+        setattr(mmcv.ops, name, ORIGINALS[name])
+    for kind in KINDS:
+        kind.forward, kind.backward = map(staticmethod, ORIGINALS[kind])
 
 
 def _forward(ctx: Any, features: Tensor, masks: Tensor, *sizes: int) -> Tensor:

@@ -63,6 +63,7 @@ ADDED = {
 ALLOWED = {
     'custom_imports',
     'default_hooks.check_data.type',
+    'default_hooks.finite_loss.type',
     'model.neck.type',
     'model.neck.upsample_cfg',
     'model.roi_head.mask_head.type',

@@ -8,8 +8,9 @@ import mmcv.ops
 import pytest
 import torch
 from mmcv.cnn import build_upsample_layer
-from mmcv.ops import CARAFE, CARAFEPack
+from mmcv.ops import CARAFE, CARAFENaive, CARAFEPack
 from mmcv.ops import carafe as imported_before  # a name bound before any patch
+from mmcv.ops import carafe_naive as naive_imported_before
 
 import carafe_plugin
 import carafe_plugin.detection
@@ -35,12 +36,15 @@ DOORS = dict(
     package_attribute=lambda: mmcv.ops.carafe,
     module_global=lambda: sys.modules['mmcv.ops.carafe'].carafe,
     module_class=lambda: CARAFE(*SIZES).forward,
+    naive_imported_before=lambda: naive_imported_before,
+    naive_package_attribute=lambda: mmcv.ops.carafe_naive,
+    naive_module_class=lambda: CARAFENaive(*SIZES).forward,
 )
 
 
 @pytest.mark.parametrize('door', DOORS)
 def test_every_door_leads_to_our_operator(patched, door):
-    function, arguments = DOORS[door](), () if door == 'module_class' else SIZES
+    function, arguments = DOORS[door](), () if door.endswith('module_class') else SIZES
     features, masks, expected = inputs()
     out = function(features, masks, *arguments)
     torch.testing.assert_close(out.detach(), expected)
@@ -68,8 +72,10 @@ def test_undone_again(patched, reloaded, monkeypatch):
     carafe_plugin.unpatch_mmcv()
     assert mmcv.ops.carafe is mmcv_patch.ORIGINALS['carafe'] is imported_before
     features, masks, _ = inputs()
-    with pytest.raises(RuntimeError, match='implementation for device cpu not found'):
-        imported_before(features, masks, *SIZES)  # mmcv itself has no CPU kernel
+    assert mmcv.ops.carafe_naive is naive_imported_before
+    for function in (imported_before, naive_imported_before):
+        with pytest.raises(RuntimeError, match='implementation for device cpu not found'):
+            function(features, masks, *SIZES)  # mmcv itself has no CPU kernel
 
 
 def test_carafe_pack_equals_our_module(patched):

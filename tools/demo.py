@@ -16,13 +16,13 @@ import torch
 from mmengine.config import Config
 
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
-from carafe_plugin.runtime.checkpoint import check_checkpoint
 from carafe_plugin.runtime.config_parts import type_name
-from carafe_plugin.runtime.errors import UserError, notice
+from carafe_plugin.runtime.errors import UserError
 from carafe_tools.command import run_command
 from carafe_tools.drawing import require_image
 from carafe_tools.launch import read_config
 from carafe_tools.preflight import building
+from carafe_tools.weights import check_weights, read_weights
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -83,7 +83,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='COCO annotations; for segmentation a folder of label maps NAME.png',
     )
     parser.add_argument('--grid', action='store_true', help='one sheet for all images')
-    parser.add_argument('--mask', type=Path, help='hole of the images, for an inpainting config; else drawn')
+    parser.add_argument(
+        '--mask',
+        type=Path,
+        help='hole of the images of an inpainting config, or folder of masks of their names',
+    )
     parser.add_argument(
         '--mask-hole', choices=['white', 'black'], default='white', help='what marks the hole'
     )
@@ -106,7 +110,7 @@ def load_model(cfg: Config, args: argparse.Namespace) -> torch.nn.Module:
     Raises:
         UserError: The device does not exist, or the checkpoint cannot be read or is of another model.
     """
-    checkpoint = check_checkpoint(args.checkpoint, str(Path(args.checkpoint).parent))
+    checkpoint = read_weights(args.checkpoint, str(Path(args.checkpoint).parent))
     try:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:
@@ -114,19 +118,7 @@ def load_model(cfg: Config, args: argparse.Namespace) -> torch.nn.Module:
     # It prints a list of all misfits; one is told below.
     with building(), contextlib.redirect_stdout(None):
         model = init_model(cfg, args.checkpoint, args.device)
-    if checkpoint is not None:
-        stored = checkpoint.get('state_dict', checkpoint)
-        if unused := sorted(stored.keys() - model.state_dict().keys()):
-            notice(
-                f'{args.checkpoint}: {len(unused)} weights have no place in {args.config}: {unused[0]}, ...'
-            )
-        for name, weight in model.named_parameters():
-            if name not in stored or stored[name].shape != weight.shape:
-                found = tuple(stored[name].shape) if name in stored else 'nothing'
-                raise UserError(
-                    f'{args.checkpoint} is of another model than {args.config}: {name} should be '
-                    f'{tuple(weight.shape)}, there is {found}'
-                )
+    check_weights(model, checkpoint, args.checkpoint, args.config)
     return model
 
 

@@ -17,15 +17,14 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 from mmengine.registry import DefaultScope
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
-from carafe_plugin.runtime.checkpoint import check_checkpoint
 from carafe_plugin.runtime.errors import UserError
 from carafe_tools.command import run_command
 from carafe_tools.launch import read_config
 from carafe_tools.preflight import build_model
+from carafe_tools.weights import check_weights, read_weights
 
 STRIDE = 32  # of the coarsest stage; sizes are multiples of it, and of the model's pad_size_divisor
 TOLERANCE = 1e-3  # of the largest value in a feature map
@@ -83,23 +82,14 @@ def load_model(args: argparse.Namespace) -> tuple[nn.Module, int]:
     cfg = read_config(args.config, args.cfg_options)
     checkpoint = None
     if args.checkpoint:
-        checkpoint = check_checkpoint(args.checkpoint, str(Path(args.checkpoint).parent))
+        checkpoint = read_weights(args.checkpoint, str(Path(args.checkpoint).parent))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         model = build_model(cfg)
     if not hasattr(model, 'extract_feat'):
         raise UserError(f'{type(model).__name__} has no extract_feat, so that there is nothing to export')
     if checkpoint is not None:
-        stored = checkpoint.get('state_dict', checkpoint)
-        for name, weight in model.named_parameters():
-            if (
-                name.startswith(('backbone.', 'neck.'))
-                and getattr(stored.get(name), 'shape', None) != weight.shape
-            ):
-                raise UserError(
-                    f'{args.checkpoint} is of another model: it has no {name} {tuple(weight.shape)}'
-                )
-    if args.checkpoint:
-        load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
+        parts = ('backbone.', 'neck.')
+        check_weights(model, checkpoint, args.checkpoint, args.config, parts)
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     divisor = max(STRIDE, preprocessor.get('pad_size_divisor') or 1)
     return FeatureExtractor(model).eval(), divisor

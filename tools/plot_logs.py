@@ -10,11 +10,13 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterable
 from itertools import cycle, product
 from pathlib import Path
 
+MACHINERY = ('lr', 'base_lr', 'memory', 'grad_norm')
 TIMES = ('time', 'data_time')  # logged beside the metrics of a validation
-DEFAULT_KEYS = ('loss', 'bbox_mAP', 'segm_mAP', 'mIoU')
+DEFAULT_KEYS = ('loss', 'bbox_mAP', 'segm_mAP', 'mAP', 'PQ', 'mIoU', 'mBIoU', 'PSNR')
 # The Okabe-Ito colours but the yellow, which is too pale for a line on white.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 
@@ -130,6 +132,17 @@ def collect(runs: dict[str, tuple], names: list[str] | None) -> dict[str, dict[s
     return figures
 
 
+def left_out(runs: dict[str, tuple], names: Iterable[str]) -> list[str]:
+    """Losses and metrics of the runs that are not among the drawn ``names``, in the order of the logs."""
+    keys = {}
+    for train, val, _ in runs.values():
+        for records in (train, val):
+            logged = logged_keys(records)
+            drawn = {find_key(name, logged) for name in names}
+            keys |= {key: None for key in logged if key not in drawn}
+    return [key for key in keys if key not in (*TIMES, *MACHINERY)]
+
+
 def draw(figures: dict[str, dict[str, tuple]], run_labels: list[str], out: Path) -> None:
     """Draw one panel per key, one line per run."""
     import matplotlib
@@ -204,10 +217,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         names = labels(args.run_dirs)
         runs = {name: read_run(path) for name, path in zip(names, args.run_dirs, strict=True)}
-        draw(collect(runs, args.keys), names, args.out)
+        figures = collect(runs, args.keys)
+        draw(figures, names, args.out)
     except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'curves of {", ".join(names)} -> {args.out}')
+    if not args.keys and (others := left_out(runs, figures)):
+        print(f'not drawn: {", ".join(others)}; --keys draws them')
 
 
 if __name__ == '__main__':

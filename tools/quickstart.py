@@ -54,8 +54,13 @@ def evaluate(results: Path, iou_type: str) -> COCOeval:
         for detection in detections:
             del detection['bbox']  # COCOeval would sort the masks into sizes by their boxes
     with contextlib.redirect_stdout(None):  # pycocotools prints
-        truth = COCO(TRUTH)
-        evaluation = COCOeval(truth, truth.loadRes(detections), iou_type)
+        truth, found = COCO(TRUTH), COCO()
+        if detections:
+            found = truth.loadRes(detections)
+        else:  # which loadRes does not take
+            found.dataset = dict(truth.dataset, annotations=[])
+            found.createIndex()
+        evaluation = COCOeval(truth, found, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -14,11 +14,11 @@ from carafe_tools.threads import share_busy_cores
 if __name__ == '__main__':
     share_busy_cores()  # before torch is loaded
 
-from carafe_plugin.runtime.checkpoint import check_checkpoint
 from carafe_tools import evaluation
 from carafe_tools.command import run_command
 from carafe_tools.launch import add_common_arguments, build_runner, load_config
 from carafe_tools.preflight import check_config
+from carafe_tools.weights import check_classes, check_weights, read_weights
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def test(argv: Sequence[str] | None) -> None:
     args = parse_args(argv)
     cfg = load_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    check_checkpoint(args.checkpoint, cfg.work_dir)
+    checkpoint = read_weights(args.checkpoint, cfg.work_dir)
     if args.show_dir:
         evaluation.draw_predictions(cfg, args.show_dir)
     if args.format_only:
@@ -53,7 +53,9 @@ def test(argv: Sequence[str] | None) -> None:
         evaluation.use_test_time_augmentation(cfg)
     if args.out:
         evaluation.dump_predictions(cfg, args.out)
-    check_config(cfg, ('test',))
+    model = check_config(cfg, ('test',))
+    check_weights(model.module if args.tta else model, checkpoint, args.checkpoint, args.config)
+    check_classes(cfg, checkpoint, args.checkpoint)
     build_runner(cfg).test()
 
 

@@ -3,6 +3,7 @@
 """Train any OpenMMLab config: python tools/train.py CONFIG [options]."""
 
 import argparse
+import copy
 from collections.abc import Sequence
 
 from carafe_tools.threads import share_busy_cores
@@ -18,6 +19,7 @@ from carafe_plugin.runtime.errors import UserError
 from carafe_tools.command import run_command
 from carafe_tools.launch import add_common_arguments, build_runner, load_config
 from carafe_tools.preflight import check_config
+from carafe_tools.weights import check_start
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,15 +56,20 @@ def scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def save_atomically(cfg: Config) -> None:
+def add_hooks(cfg: Config) -> None:
+    """Save checkpoints atomically, and stop a run whose losses are lost."""
     hooks = cfg.setdefault('default_hooks', {})
     hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if hook is not None and type_name(hook) == 'CheckpointHook':
         hook['type'] = 'AtomicCheckpointHook'
-        # The copy of the config in the work dir must serve other tools as well.
-        imports = cfg.get('custom_imports') or {}
-        names = imports.get('imports') or []
-        names = [names] if isinstance(names, str) else names
+    finite = hooks.get('finite_loss', {})
+    finite = dict(patience=0) if finite is None else finite  # None is how mmengine drops a hook of its own
+    hooks['finite_loss'] = dict(dict(type='FiniteLossHook'), **finite)
+    # The copy of the config in the work dir must serve other tools as well.
+    imports = cfg.get('custom_imports') or {}
+    names = imports.get('imports') or []
+    names = [names] if isinstance(names, str) else list(names)
+    if 'carafe_plugin.runtime' not in names:
         cfg.custom_imports = dict(imports, imports=[*names, 'carafe_plugin.runtime'])
 
 
@@ -73,10 +80,12 @@ def train(argv: Sequence[str] | None) -> None:
         use_amp(cfg)
     if args.auto_scale_lr:
         scale_lr(cfg)
-    save_atomically(cfg)
+    add_hooks(cfg)
+    asked_for = copy.deepcopy(cfg)
     set_resume(cfg, args.resume)
-    check_config(cfg, ('train', 'val'))
-    build_runner(cfg).train()
+    model = check_config(cfg, ('train', 'val'))
+    check_start(cfg, model)
+    build_runner(cfg, asked_for).train()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

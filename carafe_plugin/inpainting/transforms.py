@@ -12,8 +12,9 @@ from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
 from carafe_plugin.ops.arguments import require_choice
+from carafe_plugin.runtime.errors import UserError
 
-from .images import list_images, read_image
+from .images import SameNames, list_images, read_image
 from .masks import POLARITIES, random_box, random_strokes, read_mask
 
 
@@ -33,7 +34,7 @@ class ReadImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class CropResize(BaseTransform):
-    """Cut a square out of ``img`` and resize it.
+    """Cut a square out of ``img`` and resize it, and ``hole`` with it where there is one already.
 
     Args:
         size: side of the result, in pixels.
@@ -56,11 +57,13 @@ class CropResize(BaseTransform):
             top, left = (int(rng.integers(room + 1)) for room in rooms)
         else:
             top, left = (room // 2 for room in rooms)
-        image = image[top : top + side, left : left + side]
-        if side != self.size:
-            method = cv2.INTER_AREA if side > self.size else cv2.INTER_CUBIC
-            image = cv2.resize(image, (self.size, self.size), interpolation=method)
-        results['img'] = image
+        methods = dict(img=cv2.INTER_AREA if side > self.size else cv2.INTER_CUBIC, hole=cv2.INTER_NEAREST)
+        for key, method in methods.items():
+            if key in results:
+                part = results[key][top : top + side, left : left + side]
+                if side != self.size:
+                    part = cv2.resize(part, (self.size, self.size), interpolation=method)
+                results[key] = part
         return results
 
 
@@ -88,23 +91,49 @@ class RandomHole(BaseTransform):
 
 @TRANSFORMS.register_module()
 class HoleFromFiles(BaseTransform):
-    """Take ``hole`` from a folder of masks, one at random, resized to the image.
+    """Take ``hole`` from a folder of masks: one at random, resized to the image, or the image's own.
 
     Args:
         root: folder of mask images, subfolders included.
         hole: ``'white'`` or ``'black'``, which marks the hole.
         file_list: text file with a path relative to ``root`` in each line.
+        by_name: take the mask that has the image's name, whatever its suffix, and the image's size; this step
+            then comes before :class:`CropResize`, which cuts both.
 
     Raises:
-        UserError: there is no mask.
+        UserError: there is no mask; with ``by_name``, from an image, none of its name or size.
         ValueError: ``hole`` is neither.
     """
 
-    def __init__(self, root: str, hole: str = 'white', file_list: str | None = None) -> None:
+    def __init__(
+        self, root: str, hole: str = 'white', file_list: str | None = None, by_name: bool = False
+    ) -> None:
         self.root, self.hole = Path(root), require_choice('hole', hole, POLARITIES)
         self.names = list_images(root, file_list)
+        self.own = SameNames(map(os.fsdecode, self.names)) if by_name else None
+
+    def mask_of(self, image: str) -> Path:
+        """The mask that has an image's name.
+
+        Raises:
+            UserError: there is none.
+        """
+        name = self.own.find(image)
+        if name is None:
+            raise UserError(f'mask folder {self.root} holds none named as {image}')
+        return self.root / name
 
     def transform(self, results: dict) -> dict:
+        if self.own is not None:
+            path = self.mask_of(results['img_path'])
+            results['hole'] = read_mask(path, self.hole)
+            sizes = [f'{array.shape[1]}x{array.shape[0]}' for array in (results['hole'], results['img'])]
+            if sizes[0] != sizes[1]:
+                raise UserError(
+                    f'mask {path} is of {sizes[0]} pixels, its image of {sizes[1]}; HoleFromFiles with '
+                    'by_name must come before CropResize'
+                )
+            return results
         name = os.fsdecode(self.names[_generator().integers(len(self.names))])
         mask = read_mask(self.root / name, self.hole)
         size = results['img'].shape[1::-1]

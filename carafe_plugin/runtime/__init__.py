@@ -7,6 +7,7 @@ Once imported, ``torch.load`` reads mmengine's checkpoints and its FLOP analysis
 from .checkpoint import enable_safe_loading
 from .checkpoint_hook import AtomicCheckpointHook
 from .data_checks import CheckDataHook
+from .finite import FiniteLossHook
 from .flops import count_operators
 from .progress import ProgressBarHook
 from .sampler import NumberedSampler
@@ -17,6 +18,7 @@ count_operators()
 __all__ = [
     'AtomicCheckpointHook',
     'CheckDataHook',
+    'FiniteLossHook',
     'NumberedSampler',
     'ProgressBarHook',
     'enable_safe_loading',

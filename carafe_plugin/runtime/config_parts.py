@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
+from .errors import UserError
+
 
 def type_name(cfg: dict) -> str:
     """Class name that a config's ``type`` means: a name with or without scope, or the class itself."""
@@ -14,10 +16,18 @@ def type_name(cfg: dict) -> str:
 
 
 def as_list(evaluators: dict | list | None) -> list[dict]:
-    """Return the evaluators of a config, which may be one, several or none, as a list."""
+    """Return the evaluators of a config, which may be one, several or none, as a list.
+
+    Raises:
+        UserError: one of them is no dict.
+    """
     if evaluators is None:
         return []
-    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    listed = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    for evaluator in listed:
+        if not isinstance(evaluator, dict):
+            raise UserError(f'an evaluator must be a dict with a type, got {evaluator!r}')
+    return listed
 
 
 def unwrap(cfg: dict, where: str) -> Iterator[tuple[str, dict]]:

@@ -12,7 +12,14 @@ classes = (
     *('raw material', 'textile', 'wall', 'window', 'building', 'ground', 'plant', 'sky', 'solid'),
     *('structural', 'water'),
 )
-palette = [[37 * i % 256, 91 * i % 256 // 2 + 64, 149 * i % 256] for i in range(27)]
+# As far apart as 27 colours get on a screen.
+palette = [
+    *([224, 0, 96], [128, 96, 192], [224, 0, 224], [224, 160, 160], [192, 224, 32], [0, 224, 160]),
+    *([128, 0, 96], [224, 160, 0], [32, 128, 96], [224, 64, 0], [0, 224, 0], [96, 0, 160]),
+    *([192, 224, 224], [128, 128, 32], [224, 0, 160], [128, 224, 96], [128, 32, 32], [224, 128, 192]),
+    *([192, 224, 160], [0, 192, 224], [128, 96, 128], [160, 96, 32], [0, 128, 32], [128, 160, 224]),
+    *([64, 64, 32], [0, 64, 96], [0, 0, 224]),
+]
 # Things by groups, labels 0 to 79: person, vehicle, outdoor, animal, accessory, sports, kitchen, food,
 # furniture, electronic, appliance, indoor. Then the stuff in alphabetical order, 80 to 170.
 label_map = [

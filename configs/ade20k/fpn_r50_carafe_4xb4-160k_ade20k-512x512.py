@@ -8,7 +8,7 @@ Run here: built and compared with mmseg's config; not trained on ADE20K.
 
 _base_ = 'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py'
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(
     neck=dict(type='UpsampleFPN', upsample_cfg=dict(type='carafe')),
     decode_head=dict(type='UpsampleFPNHead', upsample_cfg=dict(type='carafe')),

@@ -10,7 +10,7 @@ Run here: built; not trained on ADE20K.
 
 _base_ = 'mmseg::maskformer/maskformer_swin-t_upernet_8xb2-160k_ade20k-512x512.py'
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 checkpoint_file = 'https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth'
 model = dict(
     data_preprocessor=dict(size=(640, 640)),

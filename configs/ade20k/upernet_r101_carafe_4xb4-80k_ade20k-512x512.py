@@ -8,7 +8,7 @@ Run here: built and compared with mmseg's config; not trained on ADE20K.
 
 _base_ = 'mmseg::upernet/upernet_r101_4xb4-80k_ade20k-512x512.py'
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(
     decode_head=dict(
         type='UpsampleUPerHead',

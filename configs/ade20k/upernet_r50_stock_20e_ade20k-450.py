@@ -12,7 +12,7 @@ _base_ = [
     '../_base_/ade20k_20e_450.py',
 ]
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(
     data_preprocessor=dict(size_divisor=32),
     decode_head=dict(num_classes=150),

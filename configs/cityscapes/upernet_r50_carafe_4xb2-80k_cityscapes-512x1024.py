@@ -8,7 +8,7 @@ Run here: built and compared with mmseg's config; not trained on Cityscapes.
 
 _base_ = 'mmseg::upernet/upernet_r50_4xb2-80k_cityscapes-512x1024.py'
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(
     decode_head=dict(
         type='UpsampleUPerHead',

@@ -14,7 +14,7 @@ _base_ = [
     'mmseg::_base_/schedules/schedule_80k.py',
 ]
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(
     data_preprocessor=dict(size=(512, 1024)),
     decode_head=dict(

@@ -11,4 +11,4 @@ Run here: keys and shapes compared with mmdet's model; the released weights were
 
 _base_ = 'mmdet::carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py'
 custom_imports = dict(imports=['carafe_plugin.mmcv_patch', 'carafe_plugin.runtime'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))

@@ -8,5 +8,5 @@ Run here: built and compared with mmdet's config; not trained on COCO.
 
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['carafe_plugin.detection'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(neck=dict(type='UpsampleFPN', upsample_cfg=dict(type='carafe')))

@@ -8,5 +8,5 @@ Run here: built; not trained on COCO.
 
 _base_ = 'mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py'
 custom_imports = dict(imports=['carafe_plugin.detection'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(neck=dict(type='UpsampleCSPNeXtPAFPN', upsample_cfg=dict(type='carafe')))

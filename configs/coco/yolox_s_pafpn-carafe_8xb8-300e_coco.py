@@ -8,6 +8,6 @@ Run here: built; not trained on COCO.
 
 _base_ = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
 custom_imports = dict(imports=['carafe_plugin.detection'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 # mmdet's config has arguments of nn.Upsample in this field.
 model = dict(neck=dict(type='UpsampleYOLOXPAFPN', upsample_cfg=dict(_delete_=True, type='carafe')))

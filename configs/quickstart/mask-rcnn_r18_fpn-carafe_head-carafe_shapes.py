@@ -146,6 +146,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     check_data=dict(type='CheckDataHook'),
+    finite_loss=dict(type='FiniteLossHook'),
     logger=dict(interval=20, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=max_iters // 3, max_keep_ckpts=2),
 )

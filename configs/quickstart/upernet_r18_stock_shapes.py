@@ -87,6 +87,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     check_data=dict(type='CheckDataHook'),
+    finite_loss=dict(type='FiniteLossHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),

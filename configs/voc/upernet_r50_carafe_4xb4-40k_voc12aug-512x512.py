@@ -8,7 +8,7 @@ Run here: built and compared with mmseg's config; not trained on VOC.
 
 _base_ = 'mmseg::upernet/upernet_r50_4xb4-40k_voc12aug-512x512.py'
 custom_imports = dict(imports=['carafe_plugin.segmentation'])
-default_hooks = dict(check_data=dict(type='CheckDataHook'))
+default_hooks = dict(check_data=dict(type='CheckDataHook'), finite_loss=dict(type='FiniteLossHook'))
 model = dict(
     decode_head=dict(
         type='UpsampleUPerHead',

@@ -166,3 +166,36 @@ def test_a_folder_with_some_bad_masks_is_told_of(tmp_path, capfd):
     assert capfd.readouterr().err == ''
     check_folder(tmp_path, GOOD, DARK, BLACK)
     assert re.search(r'note: 2 of 3 masks cannot be used \(train_.*1.png: not a mask', capfd.readouterr().err)
+
+
+def test_masks_of_the_images_own_names(tmp_path):
+    for name in ('a/1.png', 'b/1.png', '2.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((6, 4), 255, np.uint8)).save(tmp_path / name)
+    step = TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path), by_name=True))
+    found = {image: step.mask_of(image) for image in ('x/a/1.jpg', 'x/b/1.webp', 'x/a/2.png', '2.png')}
+    assert found == {
+        'x/a/1.jpg': tmp_path / 'a' / '1.png',
+        'x/b/1.webp': tmp_path / 'b' / '1.png',
+        'x/a/2.png': tmp_path / '2.jpg',
+        '2.png': tmp_path / '2.jpg',
+    }
+    with pytest.raises(UserError, match=r'mask folder \S+ holds none named as x/c/1.jpg'):
+        step.mask_of('x/c/1.jpg')
+    with pytest.raises(UserError, match=r'2.jpg is of 4x6 pixels, its image of 6x4; .* before CropResize'):
+        step(dict(img=np.zeros((4, 6, 3), np.uint8), img_path='2.jpg'))
+    (tmp_path / '2.png').touch()
+    with pytest.raises(UserError, match=r'2.jpg and 2.png are both for the same image'):
+        TRANSFORMS.build(dict(type='HoleFromFiles', root=str(tmp_path), by_name=True))
+
+
+def test_a_hole_is_cropped_with_its_image():
+    image = np.arange(8 * 12, dtype=np.uint8).reshape(8, 12, 1).repeat(3, 2)
+    hole = (image[..., 0] % 5 == 0).astype(np.uint8)
+    np.random.seed(3)  # noqa: NPY002
+    cut = TRANSFORMS.build(dict(type='CropResize', size=4, crop=4))(dict(img=image, hole=hole))
+    assert cut['hole'].shape == (4, 4)
+    np.testing.assert_array_equal(cut['hole'], cut['img'][..., 0] % 5 == 0)
+    whole = TRANSFORMS.build(dict(type='CropResize', size=4, random=False))(dict(img=image, hole=hole))
+    assert set(np.unique(whole['hole'])) <= {0, 1}
+    np.testing.assert_array_equal(whole['hole'], hole[::2, 2:10:2])

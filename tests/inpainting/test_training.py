@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 
 from carafe_plugin.runtime.checkpoint import read_checkpoint
@@ -147,12 +147,68 @@ def test_demo_refuses_a_mask_that_cannot_be(tmp_path, image, finished, capsys, m
     assert not (tmp_path / 'out').exists()
 
 
+def test_demo_takes_the_mask_of_each_images_name(tmp_path, finished, capsys):
+    masks, images = tmp_path / 'masks', []
+    masks.mkdir()
+    for index, suffix in enumerate(('.jpg', '.bmp')):
+        images.append(tmp_path / f'{index}{suffix}')
+        Image.fromarray(picture(45, 53)).save(images[-1], quality=100)
+        hole = np.zeros((45, 53), np.uint8)
+        hole[10 * index : 10 * index + 9] = 255
+        Image.fromarray(hole).save(masks / f'{index}.png')
+    demo(finished, *images, '--out', tmp_path / 'out', '--mask', masks)
+    for index in range(2):
+        with Image.open(tmp_path / 'out' / f'{index}.png') as row:
+            white = (np.asarray(row)[:, :53] == 255).all(2).all(1)
+        assert np.flatnonzero(white).tolist() == list(range(10 * index, 10 * index + 9))
+    (masks / '1.png').unlink()
+    with pytest.raises(SystemExit):
+        demo(finished, *images, '--out', tmp_path / 'new', '--mask', masks)
+    assert re.search(r'error: mask folder \S+ holds none named as \S+1.bmp', capsys.readouterr().err)
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.slow
+def test_evaluation_with_the_masks_of_the_images_names(tmp_path, data, finished, capsys):
+    """The hole is cropped with its image; an image without a mask is told before the work_dir exists."""
+    masks = tmp_path / 'masks'
+    masks.mkdir()
+    for index, file in enumerate(sorted(data.glob('*.png'))):
+        hole = np.zeros((70, 90), np.uint8)
+        hole[20:40, 30 + index : 60] = 255
+        Image.fromarray(hole).save(masks / file.name)
+    config = tmp_path / 'named.py'
+    config.write_text(f"""
+_base_ = '{finished[0]}'
+test_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='ReadImage'),
+    dict(type='HoleFromFiles', root='{masks}', by_name=True),
+    dict(type='CropResize', size=70, random=False),
+    dict(type='PackInpainting')]))
+""")
+    cfg = Config.fromfile(config)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    for index in range(5):
+        expected = np.zeros((70, 90), bool)
+        expected[20:40, 30 + index : 60] = True
+        np.testing.assert_array_equal(dataset[index]['data_samples']['holes'][0], expected[:, 10:80])
+    argv = [config, finished[1] / 'iter_6.pth', '--work-dir', tmp_path / 'test']
+    assert run_tool('test', argv, tmp_path / 'log') == 0
+    assert 'hole_PSNR: ' in (tmp_path / 'log').read_text()
+    (masks / '3.png').unlink()
+    with pytest.raises(SystemExit):
+        load_tool('test').main([*map(str, argv[:-1]), str(tmp_path / 'new')])
+    assert re.search(r'holds none named as \S+3.png, 1 of 5 images have no mask', capsys.readouterr().err)
+    assert not (tmp_path / 'new').exists()
+
+
 def test_demo_needs_no_other_toolbox(tmp_path, image, finished):
     config, work_dir = finished
     argv = ['demo.py', image, '--config', config, '--checkpoint', work_dir / 'iter_6.pth']
     argv += ['--out', tmp_path / 'out', '--device', 'cpu']
     code = f"""
 import runpy, sys
+sys.path.insert(0, 'tools')
 sys.modules.update(dict.fromkeys(['mmdet', 'mmseg', 'pycocotools']))  # to import them fails
 sys.argv = {list(map(str, argv))}
 sys.path.insert(0, 'tools')  # as for a script that is started
@@ -179,6 +235,7 @@ def test_demo_refuses_the_checkpoint_of_another_model(tmp_path, data, image, fin
     ('options', 'message'),
     [
         (['train_dataloader.dataset.data_root=nowhere'], 'image folder nowhere does not exist'),
+        (['val_dataloader.dataset.ann_file=list.txt'], 'list of images list.txt does not exist'),
         (['model.generator.upsample_cfg.type=nothing'], "unknown upsampler 'nothing'"),
         (
             ['model.perceptual.type=VGGLoss', 'model.perceptual.weights=vgg.pth'],
@@ -192,6 +249,7 @@ def test_train_says_what_is_missing(tmp_path, finished, capsys, options, message
             [str(finished[0]), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *options]
         )
     assert re.search(rf'^error: .*{message}', capsys.readouterr().err, re.MULTILINE)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_unreadable_images_do_not_stop_a_run(tmp_path):

@@ -78,6 +78,8 @@ def test_killed_run_goes_on_like_an_undisturbed_one(tmp_path, finished, kills, l
         torch.testing.assert_close(mine[part], theirs[part], rtol=0, atol=0)
     assert mine['param_schedulers'] == theirs['param_schedulers']
     assert [mine['meta'][key] for key in ('epoch', 'iter')] == [3, 12]
+    copy = Config.fromfile(work_dir / 'config.py')
+    assert not copy.get('resume') and copy.get('load_from') is None  # a run from it starts anew
     losses = [saved['message_hub']['log_scalars']['train/loss'].data[0] for saved in (mine, theirs)]
     np.testing.assert_array_equal(*losses)
 

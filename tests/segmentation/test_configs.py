@@ -33,7 +33,7 @@ ADDED = {
     'carafe': PPM + FPN + FUSION,
 }
 # mmseg's configs; what may differ are the fields of the upsampler and what the configs bring along.
-BROUGHT = ('custom_imports', 'default_hooks.check_data.')
+BROUGHT = ('custom_imports', 'default_hooks.check_data.', 'default_hooks.finite_loss.')
 RECIPES = {
     'upernet_r50_carafe_4xb4-80k_ade20k-512x512': 'upernet/upernet_r50_4xb4-80k_ade20k-512x512',
     'upernet_r50_carafe-fpn_4xb4-80k_ade20k-512x512': 'upernet/upernet_r50_4xb4-80k_ade20k-512x512',

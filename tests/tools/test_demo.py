@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import init_detector
+from mmdet.apis import inference_detector, init_detector
 
 from carafe_tools import det_demo
 from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
@@ -110,10 +110,50 @@ def test_ground_truth_of_a_coco_file(tmp_path):
     assert (larger.masks[0].numpy() == np.kron(dog, np.ones((2, 2), bool))).all()
 
 
+def test_ground_truth_with_boxes_alone(setting, tmp_path):
+    """Empty and absent outlines, beside one that is there: drawn as a box; no outline at all: no masks."""
+    content = json.loads((setting / 'data' / 'instances.json').read_text())
+    first = [a for a in content['annotations'] if a['image_id'] == 0]
+    first[0]['segmentation'] = []
+    file, image = tmp_path / 'boxes.json', setting / 'data' / 'images' / '0.png'
+    file.write_text(json.dumps(content))
+    demo.main([str(image), *options(setting, tmp_path / 'out', '--ground-truth', file)])
+    drawn = cv2.imread(str(tmp_path / 'out' / '0.png'))
+    assert drawn.shape[1] == 3 * 512 + 4 * 12
+    truth = det_demo.GroundTruth(file, [image], ('red', 'blue'))[image]
+    assert truth.masks.flatten(1).any(1).tolist() == [False, True]
+    assert truth.bboxes[0].tolist() == [
+        *first[0]['bbox'][:2],
+        first[0]['bbox'][0] + first[0]['bbox'][2],
+        first[0]['bbox'][1] + first[0]['bbox'][3],
+    ]
+    del first[1]['segmentation']
+    file.write_text(json.dumps(content))
+    assert 'masks' not in det_demo.GroundTruth(file, [image], ('red', 'blue'))[image]
+
+
+def test_nothing_above_the_threshold_is_said_with_the_best_score(setting, tmp_path, capsys):
+    images = [str(setting / 'data' / 'images' / f'{i}.png') for i in (0, 1)]
+    demo.main([*images, *options(setting, tmp_path), '--score-thr', '0.999'])
+    model = init_detector(str(setting / 'config.py'), str(setting / 'model.pth'), device='cpu')
+    found = {image: inference_detector(model, image).pred_instances.scores.max().item() for image in images}
+    best = max(found, key=found.get)
+    told = f'note: nothing scores above --score-thr 0.999: the best is {found[best]:.2g}, in {best}'
+    assert told in capsys.readouterr().err.splitlines()
+    demo.main([*images, *options(setting, tmp_path)])
+    assert 'note:' not in capsys.readouterr().err
+    config = tmp_path / 'nothing.py'
+    config.write_text(
+        f"_base_ = '{setting / 'config.py'}'\nmodel = dict(test_cfg=dict(rcnn=dict(score_thr=1.0)))\n"
+    )
+    demo.main([images[0], *options(setting, tmp_path), '--config', str(config)])
+    assert 'note: nothing was found, at whatever score' in capsys.readouterr().err
+
+
 def test_each_config_needs_its_own_toolbox_alone():
     """The tool, and what it imports for inpainting and for segmentation, with neither toolbox loaded."""
     code = (
-        "import runpy, sys; runpy.run_path('tools/demo.py')\n"
+        "import runpy, sys; sys.path.insert(0, 'tools'); runpy.run_path('tools/demo.py')\n"
         'import carafe_tools.seg_demo, carafe_tools.inpaint_demo\n'
         "print(sorted({'mmdet', 'mmseg', 'pycocotools'} & sys.modules.keys()))"
     )

@@ -4,15 +4,18 @@
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.apis import init_model
 from PIL import Image
 
 from carafe_plugin.runtime.errors import UserError
 from carafe_tools.drawing import blend, label_sheet, legend
-from carafe_tools.seg_demo import read_truth
+from carafe_tools.seg_demo import find_label_map, read_truth, suffixes
 from carafe_tools.shapes import make_shapes
 from tests.runtime.helpers import ROOT, load_tool, run_tool
 
@@ -79,6 +82,59 @@ def test_truth_is_of_the_classes_of_the_config(setting):
     model.cfg.test_dataloader.dataset.pipeline[2]['label_map'] = [0, 1]
     with pytest.raises(UserError, match=r'val_00000.png: label_map leaves label \d unmapped'):
         read_truth(validation, images, model)
+
+
+@pytest.mark.parametrize(
+    ('name', 'image', 'label_map'),
+    [
+        ('coco_stuff27', 'a.jpg', 'a_labelTrainIds.png'),
+        ('cityscapes27', 'ulm/ulm_1_leftImg8bit.png', 'ulm/ulm_1_gtFine_labelIds.png'),
+        ('cityscapes27', 'ulm/ulm_1_leftImg8bit.png', 'ulm_1_gtFine_labelIds.png'),
+        ('coco_stuff27', 'other.webp', 'other.png'),  # an image of another source
+    ],
+)
+def test_label_maps_are_named_as_the_config_says(tmp_path, name, image, label_map):
+    cfg = Config.fromfile(ROOT / 'configs' / '_base_' / f'{name}.py')
+    (tmp_path / label_map).parent.mkdir(exist_ok=True)
+    (tmp_path / label_map).touch()
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        ends = suffixes(cfg.test_dataloader.dataset)
+    assert find_label_map(tmp_path, tmp_path / 'images' / image, ends) == tmp_path / label_map
+    with pytest.raises(UserError, match=r'b_\w+.png: no such label map'):
+        find_label_map(tmp_path, tmp_path / f'b{ends[0]}', ends)
+
+
+def test_suffixes_of_a_class():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        assert suffixes(dict(type='CityscapesDataset')) == ('_leftImg8bit.png', '_gtFine_labelTrainIds.png')
+        assert suffixes(dict(type='ADE20KDataset', img_suffix='.png')) == ('.png', '.png')
+
+
+@pytest.mark.parametrize('name', ['coco_stuff27', 'cityscapes27'])
+def test_colours_can_be_told_apart(name):
+    """By CIE76, where 2.3 can just be noticed side by side; Cityscapes' own colours are no closer than 14."""
+    cfg = Config.fromfile(ROOT / 'configs' / '_base_' / f'{name}.py')
+    lab = cv2.cvtColor(np.float32([cfg.palette]) / 255, cv2.COLOR_RGB2LAB)[0]
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1) + 1e3 * np.eye(27)
+    assert distances.min() > (30 if name == 'coco_stuff27' else 14)
+
+
+def test_text_grows_with_the_pictures():
+    """A title takes the same share of a large picture as of one of 640 pixels; small ones keep plain text."""
+    shares = {}
+    for width in (160, 640, 2048):
+        labels = np.zeros((40, width), np.uint8)
+        shown = label_sheet(
+            [[np.full((40, width, 3), 255, np.uint8), labels]], ['title', 'b'], ['a'], [(255, 0, 0)]
+        )
+        pixels = np.array(shown)
+        head = (pixels[: pixels.shape[0] // 2, : width + 24] < 128).all(-1)
+        title = head[: np.flatnonzero((pixels[:, 12 + width + 12 : -12] != 255).any(-1).all(1))[0]]
+        shares[width] = np.ptp(np.flatnonzero(title.any(0))), pixels.shape[0] - 40
+    assert shares[160] == shares[640]
+    (title, text), (large_title, large_text) = shares[640], shares[2048]
+    assert large_title == pytest.approx(title * 2048 / 640, rel=0.1)
+    assert large_text > 2 * text  # gaps between pictures stay
 
 
 def test_demo_tells_of_weights_that_it_does_not_use(setting, tmp_path, capsys):

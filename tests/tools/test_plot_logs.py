@@ -73,6 +73,27 @@ def test_one_picture_for_several_runs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ('metrics', 'drawn', 'told'),
+    [
+        ({'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.6}, 'mAP', 'pascal_voc/AP50'),
+        ({'PSNR': 20.0, 'hole_L1': 3.0}, 'PSNR', 'hole_L1'),
+        ({'mIoU': 50.0, 'mBIoU': 30.0, 'aAcc': 90.0}, 'mBIoU', 'aAcc'),
+        ({'coco_panoptic/PQ': 40.0, 'coco_panoptic/SQ': 70.0}, 'PQ', 'coco_panoptic/SQ'),
+    ],
+)
+def test_every_hosts_metric_is_drawn_and_the_rest_named(tmp_path, capsys, metrics, drawn, told):
+    records = [
+        train_line(10, 2.0, loss_mask=1.0, memory=100),
+        dict(metrics, data_time=0.1, time=0.1, step=10),
+    ]
+    write_part(tmp_path / 'run', '20250101_000000', records)
+    runs = {'run': plot_logs.read_run(tmp_path / 'run')}
+    assert {'loss', drawn} <= plot_logs.collect(runs, None).keys()
+    plot_logs.main([str(tmp_path / 'run'), '--out', str(tmp_path / 'curves.png')])
+    assert f'not drawn: loss_mask, {told}; --keys draws them' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     'argv, message',
     [
         (['run', '--keys', 'mIoU'], r"run 'run' has no key 'mIoU'; it has: lr, loss, time, coco/segm_mAP"),

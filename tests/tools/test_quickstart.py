@@ -71,3 +71,13 @@ def test_a_foreign_work_dir_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / 'config.py').write_text('a = 2')
     with pytest.raises(SystemExit, match='holds something else'):
         quickstart.claim(tmp_path / 'demo')
+
+
+def test_nothing_found(results):
+    """Which pycocotools cannot load."""
+    for kind in ('bbox', 'segm'):
+        results.with_name(f'results.{kind}.json').write_text('[]')
+    for row in quickstart.table(results).splitlines()[1:]:
+        # There are no medium or large stars: no figure, as COCOeval says it.
+        figures = [float(figure) for figure in row.split()[1:]]
+        assert figures[:4] == [0, 0, 0, 0] and figures[-1] == 0

@@ -46,6 +46,7 @@ def test_predictions_are_dumped_and_drawn(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / 'drawn').iterdir()) == [f'{i}.png' for i in range(4)]
     predictions = pickle.loads((tmp_path / 'out' / 'all.pkl').read_bytes())
     assert [len(p['pred_instances']['masks']) for p in predictions] == [5] * 4
+    assert list((tmp_path / 'work').glob('*.py')) == []  # a copy of the config is train.py's business
 
 
 def test_test_server_files_need_no_annotations(run, tmp_path):
@@ -64,8 +65,13 @@ def test_test_server_files_need_no_annotations(run, tmp_path):
 
 
 def test_test_time_augmentation_scores_boxes(run, tmp_path):
-    argv = [run / 'config.py', run / 'work' / 'epoch_1.pth', '--work-dir', tmp_path / 'work', '--tta']
+    """Called with the copy of the config that lies in the run's folder, which is then its work_dir, too."""
+    copy = run / 'work' / 'config.py'
+    before = copy.read_text()
+    argv = [copy, run / 'work' / 'epoch_1.pth', '--tta']
+    argv += ['--out', tmp_path / 'all.pkl', '--show-dir', tmp_path / 'drawn']
     assert run_tool('test', argv, tmp_path / 'log') == 0
+    assert copy.read_text() == before
     log = (tmp_path / 'log').read_text()
     assert 'merges boxes only' in log
     assert 'coco/bbox_mAP: ' in log
@@ -91,6 +97,9 @@ def test_two_cpu_processes_train_and_test(run, tmp_path):
     assert done.stderr.count('each process normalises its own images') == 1
     state = read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')['state_dict']
     assert not any(key.startswith('module.') for key in state)
+    # What this machine and launch asked for is no part of the config.
+    copy = (tmp_path / 'work' / 'config.py').read_text()
+    assert 'SyncBN' in copy and 'device_ids' not in copy
 
 
 class Terminal:

@@ -117,6 +117,22 @@ CASES = {
         '--cfg-options custom_imports: .*no_such_module',
     ),
     'unknown class': (['model.neck.type=NoSuchNeck'], 'the model cannot be built: NoSuchNeck is not in'),
+    'list of words for an evaluator': (
+        ['val_evaluator=[CocoMetric]'],
+        "--cfg-options val_evaluator: .* a dict there, got 'CocoMetric'; .* as val_evaluator.type=",
+    ),
+    'python for a list of transforms': (
+        ['train_dataloader.dataset.pipeline=[dict(type="Resize")]'],
+        r'--cfg-options train_dataloader.dataset.pipeline: .* dicts there.*; .* as \S+.pipeline.0.type=',
+    ),
+    'name for an upsampler': (
+        [f'{NECK}=bilinear'],
+        rf'--cfg-options {NECK}: .*, as {NECK}.type=..., or write a config',
+    ),
+    'pretrained weights': (
+        ['model.neck.init_cfg.type=Pretrained', 'model.neck.init_cfg.checkpoint=gone.pth'],
+        'model.neck.init_cfg: checkpoint gone.pth does not exist',
+    ),
     'override that does not fit': (
         ['train_dataloader.dataset.pipeline.9.scale=3'],
         '--cfg-options does not fit the config: ',

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from carafe_plugin.runtime.data_checks.coco import read_coco_file
-from carafe_plugin.runtime.errors import UserError
+from carafe_plugin.runtime.errors import UserError, notice
 
 from .drawing import sheet
 
@@ -79,10 +79,17 @@ class GroundTruth:
                 self.classes[label] + ' (crowd)' * crowd for label, crowd in zip(labels, crowds, strict=True)
             ],
         )
-        if annotations and all('segmentation' in a for a in annotations):
-            masks = np.stack([self.coco.annToMask(a) for a in annotations])
+        if any(a.get('segmentation') for a in annotations):
+            masks = np.stack([self._mask(a) for a in annotations])
             instances.masks = torch.from_numpy(masks).bool()
         return instances
+
+    def _mask(self, annotation: dict) -> np.ndarray:
+        """The pixels of an annotation; none where it has a box alone."""
+        if annotation.get('segmentation'):
+            return self.coco.annToMask(annotation)
+        image = self.coco.imgs[annotation['image_id']]
+        return np.zeros((image['height'], image['width']), np.uint8)
 
 
 def enlarge(instances: InstanceData, factor: int) -> InstanceData:
@@ -137,6 +144,8 @@ class Painter:
             visualizer.draw_binary_masks(masks, colors=colours, alphas=0.5)
             for mask, colour in zip(masks, colours, strict=True):
                 contours, _ = bitmap_to_polygon(mask)
+                if not contours:
+                    continue
                 visualizer.draw_polygons(contours, edge_colors=colour, line_widths=1.5 * unit, alpha=1)
         # A box that ends beyond the last pixel would stretch the canvas.
         limits = torch.tensor(image.shape[1::-1] * 2) - 1
@@ -169,9 +178,11 @@ def demo(
         truth = GroundTruth(truth_file, images, model.dataset_meta['classes'])
     titles = ['image', 'ground truth', 'prediction'] if truth else ['image', 'prediction']
     painter = Painter(model.dataset_meta, score_thr, grey=bool(grid or truth))
-    rows = []
+    rows, best = [], {}
     for path, file in zip(tqdm(images, desc='demo', unit='image'), files, strict=True):
         found = inference_detector(model, str(path)).pred_instances
+        if len(found):
+            best[path] = found.scores.max().item()
         row = painter.row(path, found, truth[path] if truth else None)
         file.parent.mkdir(parents=True, exist_ok=True)
         if grid:
@@ -181,3 +192,8 @@ def demo(
             picture.save(file)
     if grid:
         sheet(rows, titles).save(files[0])
+    if not best:
+        notice('nothing was found, at whatever score')
+    elif (score := max(best.values())) <= score_thr:
+        where = next(path for path in best if best[path] == score)
+        notice(f'nothing scores above --score-thr {score_thr:g}: the best is {score:.2g}, in {where}')

@@ -14,7 +14,10 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from carafe_plugin.runtime.errors import UserError
 
 GAP = 12  # pixels between pictures
-LINE = 26  # height of a line of text
+LINE = (
+    26  # height of a line of text, and as all that belongs to it for pictures of at most PLAIN pixels across
+)
+PLAIN = 640
 
 
 def require_image(path: Path) -> None:
@@ -52,21 +55,28 @@ def blend(image: np.ndarray, labels: np.ndarray, palette: Sequence, alpha: float
     return np.round(grey * (1 - alpha) + colours[labels] * alpha).astype(np.uint8)
 
 
-def legend(names: Sequence[str], colours: Sequence, width: int) -> Image.Image:
-    """A swatch and a name for each class, in as many lines as ``width`` asks for."""
-    font = ImageFont.load_default(size=16)
-    places, x, y = [], GAP, 0
+def text_scale(width: int) -> float:
+    """How much larger than plain text is drawn beside pictures of this width, so that it can be read."""
+    return max(1.0, width / PLAIN)
+
+
+def legend(names: Sequence[str], colours: Sequence, width: int, scale: float = 1.0) -> Image.Image:
+    """A swatch and a name for each class, in as many lines as ``width`` asks for, ``scale`` times larger."""
+    font = ImageFont.load_default(size=16 * scale)
+    line, gap, inset = (round(scale * size) for size in (LINE, GAP, 4))
+    places, x, y = [], gap, 0
     for name in names:
-        room = LINE + round(font.getlength(name)) + 2 * GAP
-        if x > GAP and x + room > width:
-            x, y = GAP, y + LINE
+        room = line + round(font.getlength(name)) + 2 * gap
+        if x > gap and x + room > width:
+            x, y = gap, y + line
         places.append((x, y))
         x += room
-    canvas = Image.new('RGB', (width, y + LINE + GAP), 'white')
+    canvas = Image.new('RGB', (width, y + line + gap), 'white')
     draw = ImageDraw.Draw(canvas)
     for (x, y), name, colour in zip(places, names, colours, strict=True):
-        draw.rectangle((x, y + 4, x + 18, y + 22), fill=tuple(colour), outline='black')
-        draw.text((x + LINE, y + LINE // 2), name, fill='black', font=font, anchor='lm')
+        side = line - 2 * inset
+        draw.rectangle((x, y + inset, x + side, y + inset + side), fill=tuple(colour), outline='black')
+        draw.text((x + line, y + line // 2), name, fill='black', font=font, anchor='lm')
     return canvas
 
 
@@ -74,10 +84,11 @@ def sheet(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], foot: Image.Image | None = None
 ) -> Image.Image:
     """Lay RGB pictures (H, W, 3) out in columns, each under its title, over a foot."""
-    font = ImageFont.load_default(size=24)
     widths = [max(picture.shape[1] for picture in column) for column in zip(*rows, strict=True)]
     heights = [max(picture.shape[0] for picture in row) for row in rows]
-    head = 24 + 2 * GAP
+    scale = text_scale(max(widths))
+    font = ImageFont.load_default(size=24 * scale)
+    head = round(24 * scale) + 2 * GAP
     total = head + sum(heights) + GAP * len(heights)
     canvas = Image.new('RGB', (_across(widths), total + (foot.height if foot else 0)), 'white')
     draw, x = ImageDraw.Draw(canvas), GAP
@@ -111,8 +122,9 @@ def label_sheet(
     pictures = [[image, *(blend(image, layer, palette) for layer in layers)] for image, *layers in rows]
     labels = np.unique(np.concatenate([np.unique(layer) for _, *layers in rows for layer in layers]))
     seen = [int(label) for label in labels if label < len(classes)]
-    width = _across([max(row[0].shape[1] for row in rows)] * len(titles))
-    foot = legend([classes[i] for i in seen], [palette[i] for i in seen], width)
+    widest = max(row[0].shape[1] for row in rows)
+    width, scale = _across([widest] * len(titles)), text_scale(widest)
+    foot = legend([classes[i] for i in seen], [palette[i] for i in seen], width, scale)
     return sheet(pictures, titles, foot)
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader
 from PIL import Image
 
 from carafe_plugin.inpainting.images import read_image
 from carafe_plugin.inpainting.masks import random_strokes, read_mask
+from carafe_plugin.inpainting.transforms import HoleFromFiles
 from carafe_plugin.inpainting.visualization import strip
-from carafe_plugin.runtime.checkpoint import check_checkpoint
 from carafe_plugin.runtime.errors import UserError
 
 from .preflight import building
+from .weights import check_weights, read_weights
 
 
 def load_inpainter(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module:
@@ -26,24 +26,14 @@ def load_inpainter(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module
     Raises:
         UserError: the device does not exist, or the checkpoint cannot be read or is of another model.
     """
-    stored = check_checkpoint(checkpoint, str(Path(checkpoint).parent))
-    if stored is None:  # not a local file
-        stored = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    state = stored.get('state_dict', stored)
+    stored = read_weights(checkpoint, str(Path(checkpoint).parent))
     with building():
         model = MODELS.build(cfg.model)
     try:
         model.to(device)
     except (AssertionError, RuntimeError) as error:
         raise UserError(f'--device {device}: {error}') from error
-    for name, weight in model.generator.state_dict(prefix='generator.').items():
-        if name not in state or state[name].shape != weight.shape:
-            found = tuple(state[name].shape) if name in state else 'nothing'
-            raise UserError(
-                f'{checkpoint} is of another model than {cfg.filename}: {name} should be '
-                f'{tuple(weight.shape)}, there is {found}'
-            )
-    model.load_state_dict(state, strict=False)
+    check_weights(model, stored, checkpoint, cfg.filename)
     return model.eval()
 
 
@@ -92,7 +82,8 @@ def draw(
         checkpoint: its weights.
         images: what to inpaint.
         files: picture to write for each of them.
-        mask: file that marks the hole of every image; None draws strokes, the n-th image's always alike.
+        mask: file that marks the hole of every image, or folder with a mask of each image's name; None draws
+            strokes, the n-th image's always alike.
         polarity: ``'white'`` or ``'black'``, what marks the hole.
         device: where to run.
 
@@ -100,10 +91,12 @@ def draw(
         UserError: an input cannot be used; nothing was written then.
     """
     model = load_inpainter(cfg, checkpoint, device)
+    folder = HoleFromFiles(str(mask), polarity, by_name=True) if mask and mask.is_dir() else None
     pairs = []
     for seed, path in enumerate(images):
         image = read_image(path)
-        pairs.append((image, choose_hole(image, mask, polarity, seed)))
+        own = folder.mask_of(path) if folder else mask
+        pairs.append((image, choose_hole(image, own, polarity, seed)))
     for (image, hole), file in zip(pairs, files, strict=True):
         sample = inpaint(model, image, hole)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,10 @@
 import argparse
 import os
 from pathlib import Path
+from unittest import mock
 
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
@@ -33,11 +35,14 @@ def read_config(path: str, options: dict | None) -> Config:
     """Read a config file and merge the overrides of ``--cfg-options`` into it.
 
     Raises:
-        UserError: there is no such file, or an override does not fit into it.
+        UserError: there is no such file, or an override does not fit into it: there is no such place, or
+            its words would take the place of one dict or several.
     """
     if not Path(path).is_file():
         raise UserError(f'config {path} does not exist')
     cfg = Config.fromfile(path)
+    for key, value in (options or {}).items():
+        _check_override(cfg, key, value)
     try:
         cfg.merge_from_dict(options or {})
     except (IndexError, KeyError, TypeError) as error:
@@ -48,6 +53,31 @@ def read_config(path: str, options: dict | None) -> Config:
         except (ImportError, TypeError) as error:
             raise UserError(f'--cfg-options custom_imports: {error}') from error
     return cfg
+
+
+def _check_override(cfg: Config, key: str, value: object) -> None:
+    """Refuse words where the config describes an object: a command line cannot spell a dict."""
+    place = cfg
+    for part in key.split('.'):
+        if isinstance(place, (list, tuple)) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, (dict, Config)) and part in place:
+            place = place[part]
+        else:
+            return
+    several = isinstance(place, (list, tuple))
+    described = [
+        part for part in (place if several else [place]) if isinstance(part, dict) and 'type' in part
+    ]
+    words = [
+        part for part in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(part, str)
+    ]
+    if described and words:
+        there, field = ('dicts', f'{key}.0.type') if several else ('a dict', f'{key}.type')
+        raise UserError(
+            f'--cfg-options {key}: the config has {there} there, got {words[0]!r}; '
+            f'set the fields one by one, as {field}=..., or write a config'
+        )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -66,9 +96,21 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Make the Runner that the config asks for, with a progress bar, in the processes of a CPU launch too."""
+def build_runner(cfg: Config, copy: Config | None = None) -> Runner:
+    """Make the Runner that the config asks for, with a progress bar, in the processes of a CPU launch too.
+
+    Args:
+        cfg: what the Runner is made from.
+        copy: what it writes into the work_dir for other tools to read, where mmengine writes ``cfg`` with all
+            that belongs to this run alone; None leaves the folder's copy as it is.
+    """
     start_cpu_processes(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+    def dump_config(runner: Runner) -> None:
+        if copy is not None and is_main_process():
+            copy.dump(Path(runner.work_dir, Path(copy.filename).name))
+
+    with mock.patch.object(Runner, 'dump_config', dump_config):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ProgressBarHook())
     return runner

@@ -17,17 +17,21 @@ from carafe_plugin.runtime.data_checks import check_data, check_model
 from carafe_plugin.runtime.errors import UserError
 
 from .inpaint_files import check_masks
+from .start_files import check_inpainting_dataset, check_weight_files
 
 
-def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
+def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
     """Find what would fail later, and say it in one line.
 
     Checked are mixed precision without a GPU, the data (see :func:`check_data`), whether the model can be
-    built, upsamplers included, and its heads against the classes.
+    built, upsamplers included, its heads against the classes, and the files it gets its first weights from.
 
     Args:
         cfg: complete config; not changed.
         splits: some of ``'train'``, ``'val'``, ``'test'``.
+
+    Returns:
+        The model, for what is to be checked of it.
 
     Raises:
         UserError: names the cause.
@@ -38,8 +42,13 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
         check_data(cfg, splits)
         for split in splits:
             if isinstance(dataset := (cfg.get(f'{split}_dataloader') or {}).get('dataset'), dict):
+                check_inpainting_dataset(dataset, f'{split}_dataloader.dataset')
                 check_masks(dataset, f'{split}_dataloader.dataset')
-        check_model(build_model(cfg), cfg, splits)
+        model = build_model(cfg)
+        check_model(model, cfg, splits)
+    if 'train' in splits:
+        check_weight_files(model)
+    return model
 
 
 def is_coco_metric(evaluator: dict) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/demo.py`` does with a segmentation config."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from mmengine.dataset import Compose
 from tqdm import tqdm
 
-from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.config_parts import dataset_class, type_name, unwrap
 from carafe_plugin.runtime.errors import UserError
 
 from .drawing import label_sheet
@@ -18,22 +19,47 @@ from .drawing import label_sheet
 SIDE = 480  # smaller images are enlarged to about this
 
 
+def suffixes(dataset: dict) -> tuple[str, str]:
+    """Ends of the names of a data set's images and label maps: its config's, or those of its class."""
+    defaults = dict(img_suffix='.jpg', seg_map_suffix='.png')
+    for cls in reversed(dataset_class(dataset).__mro__):
+        parameters = inspect.signature(cls.__init__).parameters
+        defaults |= {key: parameters[key].default for key in defaults if key in parameters}
+    return tuple(dataset.get(key, default) for key, default in defaults.items())
+
+
+def find_label_map(folder: Path, image: Path, ends: tuple[str, str]) -> Path:
+    """The label map of an image: as the data set names it, or NAME.png; in the folder, or in the image's own.
+
+    A city of Cityscapes is such a folder of its own.
+
+    Raises:
+        UserError: there is none.
+    """
+    name = image.name.removesuffix(ends[0]) + ends[1] if image.name.endswith(ends[0]) else None
+    names = dict.fromkeys(filter(None, (name, image.stem + ends[1], f'{image.stem}.png')))
+    files = [folder / inner / name for name in names for inner in ('', image.absolute().parent.name)]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise UserError(f'{files[0]}: no such label map, for {image}')
+    return found
+
+
 def read_truth(folder: Path, images: Sequence[Path], model: torch.nn.Module) -> list[np.ndarray]:
-    """The label map FOLDER/NAME.png of each image, as the model's classes.
+    """The label map of each image, as the model's classes.
 
     Raises:
         UserError: there is none, it is of another size than its image, or it has a label that the config's
             ``MapLabels`` does not know.
     """
-    pipeline = model.cfg.test_dataloader.dataset.pipeline
-    mapping = [step for step in pipeline if type_name(step) == 'MapLabels']
+    _, dataset = next(unwrap(model.cfg.test_dataloader.dataset, ''))
+    ends = suffixes(dataset)
+    mapping = [step for step in dataset.pipeline if type_name(step) == 'MapLabels']
     load = Compose([dict(type='LoadAnnotations'), *mapping])
     meta = {key: model.dataset_meta.get(key) for key in ('label_map', 'reduce_zero_label')}
     maps = []
     for image in images:
-        file = folder / f'{image.stem}.png'
-        if not file.is_file():
-            raise UserError(f'{file}: no such label map, for {image}')
+        file = find_label_map(folder, image, ends)
         try:
             loaded = load(dict(seg_map_path=str(file), seg_fields=[], **meta))
         except OSError as error:
