@@ -4,7 +4,25 @@
 from carafe_plugin.runtime.registration import register_upsamplers
 
 from .backbone import FrozenViT
+from .cache import FeatureCache
+from .data import ADE20K151, ResizeCenterCrop
+from .heads import ProbeDepthBinsHead, ProbeDepthHead, ProbeHead
+from .metrics import AlignedDepthMetric
+from .models import ProbeDepthEstimator, ProbeSegmentor
+from .stack import UpsampleStack
 
 register_upsamplers()
 
-__all__ = ['FrozenViT']
+__all__ = [
+    'ADE20K151',
+    'AlignedDepthMetric',
+    'FeatureCache',
+    'FrozenViT',
+    'ProbeDepthBinsHead',
+    'ProbeDepthEstimator',
+    'ProbeDepthHead',
+    'ProbeHead',
+    'ProbeSegmentor',
+    'ResizeCenterCrop',
+    'UpsampleStack',
+]

@@ -79,6 +79,9 @@ class FrozenViT(VisionTransformer):
         if self.weights is None:
             super().init_weights()
 
+    def extra_repr(self) -> str:
+        return f'out_indices={list(self.out_indices)}, position_rule={self.position_rule!r}'
+
     def train(self, mode: bool = True) -> 'FrozenViT':
         super().train(False)
         return self

@@ -138,4 +138,4 @@ def _network(in_channels: int, out_channels: int, dropout: float) -> nn.Sequenti
 
 def _inner(radius: int) -> tuple:
     """Indices of a map without its border."""
-    return (..., slice(radius, -radius), slice(radius, -radius))
+    return (..., slice(radius, -radius or None), slice(radius, -radius or None))
