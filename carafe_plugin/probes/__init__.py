@@ -7,6 +7,7 @@ from .backbone import FrozenViT
 from .cache import FeatureCache
 from .data import ADE20K151, ResizeCenterCrop
 from .heads import ProbeDepthBinsHead, ProbeDepthHead, ProbeHead
+from .label_free import LabelFreeUpsampler
 from .metrics import AlignedDepthMetric
 from .models import ProbeDepthEstimator, ProbeSegmentor
 from .stack import UpsampleStack
@@ -18,6 +19,7 @@ __all__ = [
     'AlignedDepthMetric',
     'FeatureCache',
     'FrozenViT',
+    'LabelFreeUpsampler',
     'ProbeDepthBinsHead',
     'ProbeDepthEstimator',
     'ProbeDepthHead',

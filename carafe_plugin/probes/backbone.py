@@ -54,6 +54,7 @@ class FrozenViT(VisionTransformer):
         weights: file that ``tools/convert_vit.py`` wrote; None leaves random weights.
         position_rule: how position embeddings are resized where the image is not of ``img_size``; see
             :func:`resize_positions`.
+        channel_norm: give each pixel of a map mean 0 and variance 1 over its channels, as FeatUp does.
         **kwargs: of the stock class. ``img_size`` is that of the weights: 224 for DINO, 518 for DINOv2.
 
     Shape:
@@ -65,10 +66,18 @@ class FrozenViT(VisionTransformer):
             image is no multiple of the patch.
     """
 
-    def __init__(self, *, weights: str | None = None, position_rule: str = 'bicubic', **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        weights: str | None = None,
+        position_rule: str = 'bicubic',
+        channel_norm: bool = False,
+        **kwargs,
+    ) -> None:
         stock = dict(patch_bias=True, final_norm=True, norm_cfg=dict(type='LN', eps=1e-6), frozen_exclude=[])
         super().__init__(**(stock | kwargs))
         self.position_rule = require_choice('position_rule', position_rule, POSITION_RULES)
+        self.channel_norm = channel_norm
         self.weights = weights
         if weights is not None:
             self._load(weights)
@@ -80,7 +89,10 @@ class FrozenViT(VisionTransformer):
             super().init_weights()
 
     def extra_repr(self) -> str:
-        return f'out_indices={list(self.out_indices)}, position_rule={self.position_rule!r}'
+        return (
+            f'out_indices={list(self.out_indices)}, position_rule={self.position_rule!r}, '
+            f'channel_norm={self.channel_norm}'
+        )
 
     def train(self, mode: bool = True) -> 'FrozenViT':
         super().train(False)
@@ -94,7 +106,12 @@ class FrozenViT(VisionTransformer):
                 f'the sides of an image must be multiples of patch_size={self.patch_size}, '
                 f'got {height} x {width}'
             )
-        return super().forward(inputs)
+        outs = super().forward(inputs)
+        if not self.channel_norm:
+            return outs
+        return tuple(
+            [_normalised(out[0]), out[1]] if isinstance(out, list) else _normalised(out) for out in outs
+        )
 
     def _pos_embeding(self, patched_img: Tensor, hw_shape: Sequence[int], pos_embed: Tensor) -> Tensor:
         grid = [side // self.patch_size for side in self.img_size]
@@ -115,3 +132,7 @@ class FrozenViT(VisionTransformer):
                 f'{got.get(name, "absent")} there and {own.get(name, "absent")} here'
             )
         self.load_state_dict(state)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)

@@ -74,10 +74,10 @@ class FeatureCache:
     def _read(self, picture: str, meta: dict) -> list[Tensor] | None:
         if not meta.get('img_path'):
             raise ValueError('a cache names features by img_path, which this image comes without')
-        if 'flip' in meta:
+        if meta.get('flip'):
             raise ValueError(
-                f'a cache needs a pipeline that gives each image one picture, and that of {meta["img_path"]} '
-                'has RandomFlip: leave it out or set model.cache=None'
+                f'a cache needs a pipeline that gives each image one picture, and {meta["img_path"]} was '
+                'flipped: set prob=0 in RandomFlip, or model.cache=None'
             )
         file = self._file(meta)
         if not file.exists():

@@ -190,6 +190,18 @@ def test_weights_of_another_vit(tmp_path):
         backbone(weights, 'timm')
 
 
+@pytest.mark.parametrize('token', [False, True])
+def test_channel_norm(tmp_path, token):
+    weights = converted(tmp_path, PlainViT(**SMALL).state_dict())
+    plain, normed = (backbone(weights, output_cls_token=token, channel_norm=n)(images())[0] for n in (0, 1))
+    if token:
+        assert torch.equal(plain[1], normed[1])
+        plain, normed = plain[0], normed[0]
+    centred = plain - plain.mean(1, keepdim=True)
+    expected = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(normed, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_an_image_that_patches_do_not_fill(tmp_path):
     ours = backbone(converted(tmp_path, PlainViT(**SMALL).state_dict()))
     with pytest.raises(ValueError, match='multiples of patch_size=4, got 24 x 26'):
