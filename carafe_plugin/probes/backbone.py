@@ -10,7 +10,7 @@ from mmseg.models.backbones import VisionTransformer
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from carafe_plugin.upsamplers.base import require_choice
+from carafe_plugin.ops.arguments import require_choice
 
 POSITION_RULES = ('bicubic', 'offset', 'antialias')
 

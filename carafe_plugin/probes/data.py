@@ -7,7 +7,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from carafe_plugin.upsamplers.base import require_positive_int
+from carafe_plugin.ops.arguments import require_positive_int
 
 
 @TRANSFORMS.register_module()

@@ -9,8 +9,8 @@ from mmengine.model import BaseModule, ModuleList
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from carafe_plugin.ops.arguments import require_channels, require_positive_int
 from carafe_plugin.upsamplers import build_upsampler
-from carafe_plugin.upsamplers.base import require_channels, require_positive_int
 
 
 @MODELS.register_module()

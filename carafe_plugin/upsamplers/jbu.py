@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carafe_plugin.ops import carafe, correlate
-from carafe_plugin.ops._checks import ints
+from carafe_plugin.ops.arguments import require_positive_int
+from carafe_plugin.ops.tensors import ints, is_exporting
 
-from .base import GuidedUpsampler, is_exporting, require_positive_int
+from .base import GuidedUpsampler
 from .build import UPSAMPLERS
 
 

@@ -23,7 +23,8 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     """Find what would fail later, and say it in one line.
 
     Checked are mixed precision without a GPU, random pictures for cached features, the data (see
-    :func:`check_data`), whether the model can be built, upsamplers included, and its heads against the classes.
+    :func:`check_data`), whether the model can be built, upsamplers included, and its heads against the
+    classes.
 
     Args:
         cfg: complete config; not changed.
