@@ -5,7 +5,7 @@ from carafe_plugin.runtime.registration import register_upsamplers
 
 from .backbone import FrozenViT
 from .cache import FeatureCache
-from .data import ADE20K151, ResizeCenterCrop
+from .data import ADE20K151, DepthDataset, ResizeCenterCrop
 from .heads import ProbeDepthBinsHead, ProbeDepthHead, ProbeHead
 from .label_free import LabelFreeUpsampler
 from .metrics import AlignedDepthMetric
@@ -17,6 +17,7 @@ register_upsamplers()
 __all__ = [
     'ADE20K151',
     'AlignedDepthMetric',
+    'DepthDataset',
     'FeatureCache',
     'FrozenViT',
     'LabelFreeUpsampler',

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures that the probe papers show their networks, and ADE20K with class 0."""
+"""The pictures that the probe papers show their networks, ADE20K with class 0, depth beside any images."""
 
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmseg.datasets import ADE20KDataset, BaseSegDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset, NYUDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from carafe_plugin.ops.arguments import require_positive_int
@@ -58,3 +58,13 @@ class ADE20K151(BaseSegDataset):
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**(dict(img_suffix='.jpg', seg_map_suffix='.png') | kwargs))
+
+
+@DATASETS.register_module()
+class DepthDataset(NYUDataset):
+    """Images and a depth map of the same name for each, without NYU's rooms as classes."""
+
+    METAINFO = dict()  # noqa: RUF012  (as above)
+
+    def _get_category_id_from_filename(self, image_fname: str) -> int:
+        return -1

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The square in the middle against torchvision's rules, and ADE20K with class 0."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mmseg.datasets import ADE20KDataset
 from PIL import Image
 
-from carafe_plugin.probes import ADE20K151, ResizeCenterCrop
+from carafe_plugin.probes import ADE20K151, DepthDataset, ResizeCenterCrop
 
 
 @pytest.mark.parametrize('height, width, size', [(37, 53, 16), (53, 37, 16), (20, 31, 33), (16, 16, 16)])
@@ -42,3 +44,16 @@ def test_ade20k_with_class_0(tmp_path):
     assert len(meta['classes']) == len(meta['palette']) == 151
     assert meta['classes'][1:] == ADE20KDataset.METAINFO['classes']
     assert not meta['reduce_zero_label'] and meta['label_map'] is None
+
+
+def test_depth_beside_any_images(tmp_path):
+    for folder, suffix in (('images', 'jpg'), ('depth', 'png')):
+        (tmp_path / folder).mkdir()
+        for name in ('kitchen_1', '2'):
+            (tmp_path / folder / f'{name}.{suffix}').touch()
+    prefix = dict(img_path='images', depth_map_path='depth')
+    data = DepthDataset(data_root=str(tmp_path), data_prefix=prefix)
+    infos = [data.get_data_info(index) for index in range(len(data))]
+    pairs = [(Path(info['img_path']).name, Path(info['depth_map_path']).name) for info in infos]
+    assert pairs == [('2.jpg', '2.png'), ('kitchen_1.jpg', 'kitchen_1.png')]
+    assert 'classes' not in data.metainfo

@@ -9,12 +9,12 @@ load = [
     dict(type='LoadDepthAnnotation', depth_rescale_factor=1e-3),
 ]
 train = dict(
-    type='NYUDataset',
+    type='DepthDataset',
     data_root='data/coco',
     data_prefix=dict(img_path='train2017', depth_map_path='depth/train2017'),
 )
 val = dict(
-    type='NYUDataset',
+    type='DepthDataset',
     data_root='data/coco',
     data_prefix=dict(img_path='val2017', depth_map_path='depth/val2017'),
 )
