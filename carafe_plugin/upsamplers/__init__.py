@@ -13,6 +13,7 @@ from .freqfusion import FreqFusion
 from .gum import GUM
 from .indexnet import IndexNet
 from .interpolate import BilinearUpsampler, NearestUpsampler
+from .jbu import JBU
 from .pixel_shuffle import PixelShuffleUpsampler
 from .sapa import SAPA
 from .sapa_deform import SAPADeform
@@ -23,6 +24,7 @@ __all__ = [
     'CARAFE',
     'FADE',
     'GUM',
+    'JBU',
     'SAPA',
     'UPSAMPLERS',
     'BilinearConvUpsampler',

@@ -25,9 +25,13 @@ FACTORS = {'a2u': (2,), 'indexnet': (2,)}
 
 
 def build(case, channels=CHANNELS, scale_factor=2, seed=0):
-    """The upsampler of a case; all have a guide of ``channels`` at hand."""
+    """The upsampler of a case, dropping no channels; all have a guide of ``channels`` at hand."""
     torch.manual_seed(seed)
-    return build_upsampler(CASES[case], channels, scale_factor, guide_channels=channels)
+    up = build_upsampler(CASES[case], channels, scale_factor, guide_channels=channels)
+    for module in up.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0
+    return up
 
 
 def inputs(up, batch=2, size=(5, 6), guide_size=None, dtype=torch.float32, seed=1):

@@ -53,6 +53,8 @@ class Guided(GuidedUpsampler):
             dict(type='sapa', similarity='dot'),
         ),
         (ValueError, 'in_channels must be divisible by groups=3, got 8', dict(type='sapa_deform', groups=3)),
+        (ValueError, r'dropout must be in \[0, 1\), got 1', dict(type='jbu', dropout=1)),
+        (ValueError, 'radius must be at least 1, got 0', dict(type='jbu', radius=0)),
         (
             ValueError,
             'in_channels must be divisible by feature_resample_group=3, got 8',

@@ -375,3 +375,81 @@ def test_freqfusion_on_constants():
     up_only, fused = (output[..., 5:-5, 5:-5].detach() for output in (up(x, guide), up.fuse(x, guide)))
     torch.testing.assert_close(up_only, torch.full_like(up_only, 3.0))
     torch.testing.assert_close(fused, torch.full_like(fused, 1.0))
+
+
+def reflected(index, side):
+    """Where a pixel outside the map is read: mirrored at the edge's centre until it lies inside."""
+    while not 0 <= index < side:
+        index = -index if index < 0 else 2 * (side - 1) - index
+    return index
+
+
+def jbu_kernels(up, guide, radius):
+    """Pixel by pixel and neighbour by neighbour."""
+
+    def network(layers, vector):
+        first, last = layers[0], layers[3]
+        hidden = F.gelu(first.weight[:, :, 0, 0] @ vector + first.bias)
+        return last.weight[:, :, 0, 0] @ hidden + last.bias
+
+    height, width = guide.shape[1:]
+    keys = {(i, j): network(up.range_proj, guide[:, i, j]) for i in range(height) for j in range(width)}
+    steps = range(-radius, radius + 1)
+    distances = torch.tensor([(a / radius) ** 2 + (b / radius) ** 2 for a in steps for b in steps])
+    kernels = torch.empty(len(distances), height, width, dtype=DOUBLE)
+    for i, j in keys:
+        neighbours = [keys[reflected(i + a, height), reflected(j + b, width)] for a in steps for b in steps]
+        scores = torch.stack([keys[i, j] @ neighbour for neighbour in neighbours])
+        kernel = (up.range_temp.exp() * scores).softmax(0)
+        kernel = kernel * torch.exp(-distances / (2 * up.sigma_spatial**2))
+        kernel = kernel / kernel.sum()
+        kernels[:, i, j] = kernel + 0.1 * network(up.fixup_proj, torch.cat((kernel, guide[:, i, j])))
+    return kernels
+
+
+@pytest.mark.parametrize('size, s, radius', [((4, 3), 2, 3), ((2, 3), 3, 1), ((3, 5), 1, 2), ((1, 2), 2, 3)])
+def test_jbu(size, s, radius):
+    """Small maps are reflected more than once."""
+    up = build('jbu', scale_factor=s, radius=radius, key_channels=5)
+    x, guide = maps(up, size)
+    with torch.no_grad():
+        kernels = jbu_kernels(up, guide[0], radius)
+    enlarged = F.interpolate(x, size=guide.shape[2:], mode='bicubic', align_corners=False)
+    (height, width), steps = enlarged.shape[2:], range(-radius, radius + 1)
+    expected = torch.zeros_like(enlarged)
+    for i in range(height):
+        for j in range(width):
+            places = [(reflected(i + a, height), reflected(j + b, width)) for a in steps for b in steps]
+            for place, weight in zip(places, kernels[:, i, j], strict=True):
+                expected[0, :, i, j] += weight * enlarged[0, :, place[0], place[1]]
+    torch.testing.assert_close(up(x, guide).detach(), expected)
+
+
+def test_jbu_temperature_is_bounded():
+    """As released, between 1e-4 and 1e4."""
+    up = build('jbu')
+    args = maps(up)
+    for far, bound in ((-50.0, 1e-4), (50.0, 1e4)):
+        up.range_temp.data.fill_(far)
+        out = up(*args)
+        up.range_temp.data.fill_(np.log(bound))
+        torch.testing.assert_close(out, up(*args))
+
+
+def test_jbu_gradients():
+    up = build('jbu', radius=1, key_channels=3)
+    x, guide = inputs(up, batch=1, size=(2, 3), dtype=DOUBLE)
+    parameters = dict(up.named_parameters())
+
+    def call(x, guide, *values):
+        return torch.func.functional_call(up, dict(zip(parameters, values, strict=True)), (x, guide))
+
+    assert torch.autograd.gradcheck(call, (x, guide, *parameters.values()))
+
+
+def test_jbu_drops_channels_in_training_alone():
+    up = build('jbu', dropout=0.5)
+    args = maps(up)
+    assert torch.equal(up(*args), up(*args))
+    up.train()
+    assert not torch.equal(up(*args), up(*args))

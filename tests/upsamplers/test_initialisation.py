@@ -35,6 +35,10 @@ LAYERS = [
         dict(guide_norm='identity', norm='identity', query=0.02, key=0.02, self_query=0.02, gate=0.02),
     ),
     (dict(type='sapa_deform'), dict(query=0.02, key=0.02, offset=0.02)),
+    (
+        dict(type='jbu'),
+        {'range_proj.0': 'torch', 'range_proj.3': 'torch', 'fixup_proj.0': 'torch', 'fixup_proj.3': 'torch'},
+    ),
     (dict(type='indexnet'), {'index.0': 'torch', 'index.1': 'identity', 'index.3': 'torch'}),
     (
         dict(type='a2u'),
@@ -81,13 +85,19 @@ def test_published_initialisation(cfg, layers):
     seen = set()
     for name, module in up.named_modules():
         parameters = dict(module.named_parameters(recurse=False))
-        if not parameters:
+        if 'weight' not in parameters:  # JBU's two numbers, below
             continue
         seen.add(name)
         check(parameters['weight'].detach(), layers[name])
         if layers[name] != 'torch' and parameters.get('bias') is not None:
             assert not parameters['bias'].any(), name
     assert seen == set(layers)
+
+
+def test_the_numbers_of_jbu():
+    up = build_upsampler(dict(type='jbu'), 64, guide_channels=64)
+    numbers = {name: p.item() for name, p in up.named_parameters(recurse=False)}
+    assert numbers == dict(range_temp=0, sigma_spatial=1)
 
 
 def test_no_upsampler_is_left_out():

@@ -27,6 +27,7 @@ COUNTS = [
     (dict(type='sapa'), 16_448 - 64, 64 + 1_024),
     (dict(type='sapa', similarity='gated'), 3 * 8_192 + 256, 3 * 32 + 1 + 1_024),
     (dict(type='sapa_deform'), 139_808 - 544, 544),
+    (dict(type='jbu'), 26_562, 164),
     (dict(type='indexnet'), 2_100_224 - 1_024, 1_024),
     (dict(type='a2u'), 10_790 - 1_062, 1_062),
     (dict(type='freqfusion'), 104_690 - 498, 498),
@@ -75,6 +76,12 @@ def test_published_counts_of_carafe(cfg, total):
 def test_freqfusion_at_512_channels(feature_resample, total):
     """The derived counts on record are those of 512 channels."""
     assert sum(counts(dict(type='freqfusion', feature_resample=feature_resample), 512)) == total
+
+
+def test_jbu_with_an_rgb_guide():
+    """FeatUp's: four of these, and one convolution of its stack."""
+    up = build_upsampler(dict(type='jbu'), 384, guide_channels=3)
+    assert sum(p.numel() for p in up.parameters()) == 6_233
 
 
 def test_no_upsampler_is_left_out():

@@ -27,6 +27,7 @@ VARIANTS = (
 
 _SIZE = (50, 84)  # of the map: any will do, large enough that what is computed once a map does not show
 _BILINEAR = 8  # per value read: four products and their sums, as the CARAFE paper counts
+_BICUBIC = 32
 
 
 @dataclass(frozen=True)
@@ -89,5 +90,6 @@ def _per_value(flops: int):
 _POINTWISE = {
     torch.ops.aten.mul: _per_value(1),
     torch.ops.aten.upsample_bilinear2d: _per_value(_BILINEAR),
+    torch.ops.aten.upsample_bicubic2d: _per_value(_BICUBIC),
     torch.ops.aten.grid_sampler_2d: _per_value(_BILINEAR),
 }

@@ -23,8 +23,9 @@ from .start_files import check_inpainting_dataset, check_weight_files
 def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
     """Find what would fail later, and say it in one line.
 
-    Checked are mixed precision without a GPU, the data (see :func:`check_data`), whether the model can be
-    built, upsamplers included, its heads against the classes, and the files it gets its first weights from.
+    Checked are mixed precision without a GPU, random pictures for cached features, the data (see
+    :func:`check_data`), whether the model can be built, upsamplers included, its heads against the classes,
+    and the files it gets its first weights from.
 
     Args:
         cfg: complete config; not changed.
@@ -38,6 +39,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
     """
     if 'train' in splits:
         _check_amp(cfg)
+        _check_cache(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         check_data(cfg, splits)
         for split in splits:
@@ -60,6 +62,19 @@ def _check_amp(cfg: Config) -> None:
     kind = type_name(cfg.get('optim_wrapper') or {})
     if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
         raise UserError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and torch finds none here')
+
+
+def _check_cache(cfg: Config) -> None:
+    """A probe that reads its features from disk needs the same picture of an image each time."""
+    if not cfg.model.get('cache'):
+        return
+    for step in cfg.train_dataloader.dataset.get('pipeline') or []:
+        name = type_name(step)
+        if name.startswith(('Random', 'PhotoMetric', 'Albu')) and step.get('prob') != 0:
+            raise UserError(
+                f'model.cache={cfg.model.cache} keeps one picture of each image, and {name} in '
+                'train_dataloader.dataset.pipeline changes it at random: set its prob=0 or model.cache=None'
+            )
 
 
 def build_model(cfg: Config) -> nn.Module:
