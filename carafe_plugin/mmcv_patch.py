@@ -15,20 +15,13 @@ import torch
 from torch import Tensor
 
 from carafe_plugin.ops import carafe
+from carafe_plugin.runtime.mmcv_operator import originals
 
 # The attribute mmcv.ops.carafe is the function, which hides the module of that name.
 _MODULE = sys.modules['mmcv.ops.carafe']
 
-#: What mmcv had: the function, and the two methods of its autograd class. mmcv's module holds them, so that
-#: a second import of this one (``importlib.reload``) does not take the patch for the original.
-ORIGINALS = _MODULE.__dict__.setdefault(
-    '_carafe_plugin_originals',
-    dict(
-        carafe=_MODULE.carafe,
-        forward=_MODULE.CARAFEFunction.forward,
-        backward=_MODULE.CARAFEFunction.backward,
-    ),
-)
+#: What mmcv had: the function, and the two methods of its autograd class.
+ORIGINALS = originals()
 
 
 def apply() -> None:

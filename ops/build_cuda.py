@@ -95,6 +95,12 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def stamp() -> str:
+    """C++ that puts the hash into a library; carafe_plugin/ops/_native.py reads it, where these are not."""
+    visible = '__attribute__((visibility("default")))'
+    return f'extern "C" {visible} const char carafe_cuda_sources[] = "{sources_hash()}";\n'
+
+
 @contextlib.contextmanager
 def made_once(name: str):
     """A place in the cache, and where to make it: None where it is there, or another process just made it."""
@@ -118,12 +124,10 @@ def build(target: Path, folder: Path, torch_root: Path, torch_target: str) -> No
     kernels = compile_kernels()
     folder.mkdir(parents=True, exist_ok=True)
     defines = (f'-DTORCH_TARGET_VERSION={torch_target}', '-DUSE_CUDA', '-DCARAFE_DISPATCH_KEY=CUDA')
-    # carafe_plugin/ops/_native.py reads it, where these sources are not at hand.
-    stamp = folder / 'sources.cpp'
-    visible = '__attribute__((visibility("default")))'
-    stamp.write_text(f'extern "C" {visible} const char carafe_cuda_sources[] = "{sources_hash()}";\n')
+    sources = folder / 'sources.cpp'
+    sources.write_text(stamp())
     objects = []
-    for source in (*HOST, stamp):
+    for source in (*HOST, sources):
         objects.append(str(folder / f'{source.parent.name}_{source.stem}.o'))
         include = ('-isystem', str(torch_root / 'include'))
         _run([nvcc(), *COMMON, *defines, *include, '-c', str(source), '-o', objects[-1]])

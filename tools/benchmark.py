@@ -32,9 +32,9 @@ from carafe_tools import bars, models, op_cases, published, report, scaling, tim
 
 def facts(args: argparse.Namespace, argv: Sequence[str], load: float | None) -> dict[str, object]:
     """What a reader must know about a run."""
-    native = _native.loaded.get(args.device)
-    how = 'native' if native else f'plain PyTorch: {_native.why_not(args.device)}'
-    if native and args.device == 'cpu':
+    why_not = _native.why_not(args.device)
+    how = f'plain PyTorch: {why_not}' if why_not else 'native'
+    if why_not is None and args.device == 'cpu':
         how = f'native, {torch.ops.carafe_plugin.cpu_capability()}'
     return {
         'command': f'`python tools/benchmark.py {shlex.join(argv)}`',

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/benchmark.py op`` measures: sizes, the operator in its forms, and its peers. Torch alone."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -183,13 +182,12 @@ def _forms(tensors: list[Tensor]) -> dict[str, Case]:
 
 
 def peer() -> tuple[Callable | None, str]:
-    """mmcv's own operator, not ours where :func:`carafe_plugin.patch_mmcv` put it, and a clause about it."""
+    """mmcv's operator, and a clause about it; a benchmark never patches mmcv."""
     try:
         import mmcv.ops
     except ImportError as error:
         return None, f"mmcv's operator is missing, nothing is measured against it: {one_line(error)}"
-    patched = sys.modules.get('carafe_plugin.mmcv_patch')
-    return patched.ORIGINALS['carafe'] if patched else mmcv.ops.carafe, "mmcv's operator"
+    return mmcv.ops.carafe, "mmcv's operator"
 
 
 def _mmcv(tensors: list[Tensor], suffix: str) -> dict[str, Case]:
