@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 
+from carafe_plugin import env
 from carafe_plugin.ops import _native, _proven
 from tests.ops.test_cuda_build import build_cuda
 
@@ -59,6 +60,18 @@ def test_the_cpu_needs_no_proof(gpu):
         pytest.skip(f'no native library: {_native.why_not("cpu")}')
     assert _native.why_not('cpu') is None
     assert _native.operator('reassemble', torch.rand(1), torch.rand(1)) is not None
+
+
+def test_env_tells(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: ((9, 0), (8, 0))[device])
+    monkeypatch.setattr(_proven, 'PROVEN', frozenset([OTHER]))
+    monkeypatch.setattr(env, '_mmcv', lambda: 'is asked')
+    told = dict(env.describe())
+    assert told['cuda:0 operators'].startswith('plain PyTorch: its CUDA kernels have not passed')
+    assert told['cuda:1 operators'].startswith('native')
+    assert told["mmcv's operator"] == 'is asked'
 
 
 def test_a_library_tells_its_sources(monkeypatch, tmp_path):

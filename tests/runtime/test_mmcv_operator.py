@@ -4,6 +4,7 @@
 The stand-in computes by the oracle, on the CPU, which is here the device that mmcv has kernels for.
 """
 
+import re
 import sys
 
 import mmcv.ops
@@ -15,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import carafe_plugin
 import carafe_plugin.detection  # enters it
+from carafe_plugin import env
 from carafe_plugin.ops import _native, carafe, carafe_downsample, carafe_softmax, compat, reference
 from carafe_plugin.ops._checks import Sizes
 from carafe_plugin.runtime import mmcv_operator
@@ -168,25 +170,15 @@ def transforms():
     yield 'jit', lambda f, x: torch.jit.trace(f, x, check_trace=False)
     yield 'make_fx', lambda f, x: make_fx(f)(x)
     yield 'grad', lambda f, x: torch.func.grad(lambda y: f(y).sum())(x)
-    yield 'jvp', lambda f, x: torch.func.jvp(f, (x,), (x,))
     yield 'dual', dual
     yield 'fake', lambda f, x: f(FakeTensorMode(allow_non_fake_inputs=True).from_tensor(x))
-    yield 'vmap', lambda f, x: torch.func.vmap(f)(x[None])
     if compat.VERSION >= (2, 4):
         yield 'compile', lambda f, x: torch.compile(f, fullgraph=True, backend='eager')(x)
-    if compat.VERSION >= (2, 6):
-        yield 'export', lambda f, x: torch.export.export(Module(f), (x,))
 
 
 def dual(function, x):
     with forward_ad.dual_level():
         function(forward_ad.make_dual(x, x))
-
-
-class Module(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.forward = function
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
@@ -230,3 +222,9 @@ def test_where_mmcv_has_none_the_plain_form_serves(compiled, monkeypatch, why):
     features, masks, _, _ = inputs()
     torch.testing.assert_close(carafe(features, masks, *CALL), reference.carafe(features, masks, *CALL))
     assert compiled.forwards == 0
+    if why != 'CARAFE_NATIVE':
+        assert re.match('missing: (mmcv was compiled without CUDA|No module named)', env._mmcv())
+
+
+def test_env_tells(compiled):
+    assert env._mmcv().startswith('serves on CUDA')
