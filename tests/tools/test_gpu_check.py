@@ -168,6 +168,16 @@ def test_the_kit_builds_the_peer(tmp_path, monkeypatch):
     assert str(tmp_path) in tool.environment()['PYTHONPATH'].split(':')
 
 
+@pytest.mark.parametrize(
+    'installed, options', [(('xdist', 'pytest_timeout'), {'-n', '--timeout'}), ((), set())]
+)
+def test_pytest_plugins_are_used_where_they_are(monkeypatch, installed, options):
+    tool = load_tool('gpu_check')
+    monkeypatch.setattr(tool.importlib.util, 'find_spec', lambda name: name in installed)
+    assert options == {option for option in tool.plugin_options() if option.startswith('-')}
+    assert set(tool.plugin_options()) <= set(tool.commands(tool.Path(), '')['tests'])
+
+
 def test_dry_run_names_files_that_are_there():
     command = ['bash', ROOT / 'tools' / 'gpu_check.sh', '--dry-run']
     done = subprocess.run(
