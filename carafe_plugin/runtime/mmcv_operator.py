@@ -4,7 +4,8 @@
 It is asked for float32 copies in dense rows, and only where it is right. In float16 it sums in float16, hence
 the copies; its shared memory ends at 384 weights of a pixel, its counters at 31 bits, it knows the upsampling
 form and neither bfloat16 nor an empty batch, and its gradients have none of their own: a second derivative
-comes from the plain PyTorch form.
+comes from the plain PyTorch form. At the border it leaves out what ours multiplies by zero, so that a mask
+which is not finite there makes no NaN.
 """
 
 import functools
