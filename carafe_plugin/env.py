@@ -23,18 +23,36 @@ def describe() -> list[tuple[str, str]]:
         ('torch', f'{torch.__version__}, CUDA {torch.version.cuda or "not built in"}'),
         ('Python', f'{platform.python_version()} on {sys.platform} {platform.machine()}'),
     ]
-    for device in ('cpu', 'cuda'):
-        if device in _native.loaded:
-            native = f'native, {_native.binding()} ({_native.loaded[device]})'
-            lines.append((f'{device} operators', native))
-        else:
-            lines.append((f'{device} operators', f'plain PyTorch: {_native.why_not(device)}'))
+    for device in _devices():
+        why_not = _native.why_not(device)
+        how = f'plain PyTorch: {why_not}'
+        if why_not is None:
+            how = f'native, {_native.binding()} ({_native.loaded[torch.device(device).type]})'
+        lines.append((f'{device} operators', how))
+    if torch.cuda.is_available() and _native.why_not('cuda'):
+        lines.append(("mmcv's operator", _mmcv()))
     if 'cpu' in _native.loaded:
         isa = torch.ops.carafe_plugin.cpu_capability()
         wish = os.environ.get('CARAFE_CPU_ISA')
         why = f'CARAFE_CPU_ISA={wish}' if wish else 'the widest that this processor and this library have'
         lines.append(('instruction set', f'{isa}: {why}'))
     return lines
+
+
+def _devices() -> list[str]:
+    """The CPU, and every GPU by its number, since each may be of another kind."""
+    gpus = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if 'cuda' in _native.loaded else []
+    return ['cpu', *(gpus or ['cuda'])]
+
+
+def _mmcv() -> str:
+    """Whether it serves on CUDA in the place of ours."""
+    try:
+        from .runtime import mmcv_operator
+    except ImportError as error:
+        return f'missing: {error}'
+    why_not = mmcv_operator.why_not()
+    return f'missing: {why_not}' if why_not else 'serves on CUDA where a host is imported and it is right'
 
 
 def machine(device: str | None = None) -> str:

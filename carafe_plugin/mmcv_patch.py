@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from carafe_plugin.ops import carafe
+from carafe_plugin.runtime.mmcv_operator import originals
 
 # The attribute mmcv.ops.carafe is the function, which hides the module of that name.
 _MODULE: Any = sys.modules['mmcv.ops.carafe']
@@ -24,13 +25,8 @@ _MODULE: Any = sys.modules['mmcv.ops.carafe']
 NAMES = ('carafe', 'carafe_naive')
 #: Their autograd classes.
 KINDS = (_MODULE.CARAFEFunction, _MODULE.CARAFENaiveFunction)
-#: What mmcv had: the functions, and the two methods of each class. mmcv's module holds them, so that a second
-#: import of this one (``importlib.reload``) does not take the patch for the original.
-ORIGINALS = _MODULE.__dict__.setdefault(
-    '_carafe_plugin_originals',
-    {name: getattr(_MODULE, name) for name in NAMES}
-    | {kind: (kind.forward, kind.backward) for kind in KINDS},
-)
+#: What mmcv had: the functions by name, and the two methods of each class.
+ORIGINALS = originals()
 
 
 def apply() -> None:

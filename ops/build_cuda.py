@@ -65,8 +65,7 @@ def compile_kernels() -> Path:
     flags = [*COMMON, '-Xptxas', '-v', *targets()]
     version = subprocess.run([nvcc(), '--version'], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256(repr((flags, version)).encode())
-    headers = [*ROOT.glob('*.h'), *ROOT.glob('cuda/*.h'), *ROOT.glob('cuda/*.cuh')]
-    for path in (*KERNELS, *sorted(headers)):
+    for path in (*KERNELS, *headers()):
         digest.update(path.read_bytes())
     with made_once(f'cuda-{digest.hexdigest()[:20]}') as (kept, whole):
         if whole is None:
@@ -82,6 +81,24 @@ def compile_kernels() -> Path:
         with ThreadPoolExecutor(min(len(KERNELS), os.cpu_count() or 1)) as pool:
             list(pool.map(compile_one, KERNELS))
     return kept
+
+
+def headers() -> list[Path]:
+    return sorted([*ROOT.glob('*.h'), *ROOT.glob('cuda/*.h'), *ROOT.glob('cuda/*.cuh')])
+
+
+def sources_hash() -> str:
+    """Of all that the CUDA library is made of: what a GPU has proven, it has proven of these sources."""
+    digest = hashlib.sha256()
+    for path in sorted([*KERNELS, *HOST, *headers()]):
+        digest.update(f'{path.relative_to(ROOT).as_posix()}\n'.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def stamp() -> str:
+    """C++ that puts the hash into a library; carafe_plugin/ops/_native.py reads it, where these are not."""
+    visible = '__attribute__((visibility("default")))'
+    return f'extern "C" {visible} const char carafe_cuda_sources[] = "{sources_hash()}";\n'
 
 
 @contextlib.contextmanager
@@ -107,8 +124,10 @@ def build(target: Path, folder: Path, torch_root: Path, torch_target: str) -> No
     kernels = compile_kernels()
     folder.mkdir(parents=True, exist_ok=True)
     defines = (f'-DTORCH_TARGET_VERSION={torch_target}', '-DUSE_CUDA', '-DCARAFE_DISPATCH_KEY=CUDA')
+    sources = folder / 'sources.cpp'
+    sources.write_text(stamp())
     objects = []
-    for source in HOST:
+    for source in (*HOST, sources):
         objects.append(str(folder / f'{source.parent.name}_{source.stem}.o'))
         include = ('-isystem', str(torch_root / 'include'))
         _run([nvcc(), *COMMON, *defines, *include, '-c', str(source), '-o', objects[-1]])

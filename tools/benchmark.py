@@ -5,13 +5,17 @@
 op        the reassembly operator at the sizes of real networks, with the bars that it is held to
 module    whole upsamplers, as they stand in an FPN
 detector  inference and training step of a config on random data, without data loading
+published upsamplers in the set-ups whose times other papers published
+scaling   the operator and a detector's training step over numbers of CPU threads
 
-Results go to the terminal and to OUT: a JSON file, a markdown table and, where matplotlib is installed, a
-picture. `op` and `module` need torch alone. docs/benchmark.md says how to read the numbers.
+Results go to the terminal and to OUT: a JSON file, a markdown table and, for `op` and `module` where
+matplotlib is installed, a picture. `op` and `module` write theirs anew after every size. A detector needs
+OpenMMLab, all else torch alone. docs/benchmark.md says how to read the numbers.
 """
 
 import argparse
 import datetime
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -23,14 +27,14 @@ import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.env import machine, versions
 from carafe_plugin.ops import _native
 from carafe_plugin.upsamplers import UPSAMPLERS
-from carafe_tools import bars, models, op_cases, report, timing
+from carafe_tools import bars, models, op_cases, published, report, scaling, timing
 
 
 def facts(args: argparse.Namespace, argv: Sequence[str], load: float | None) -> dict[str, object]:
     """What a reader must know about a run."""
-    native = _native.loaded.get(args.device)
-    how = 'native' if native else f'plain PyTorch: {_native.why_not(args.device)}'
-    if native and args.device == 'cpu':
+    why_not = _native.why_not(args.device)
+    how = f'plain PyTorch: {why_not}' if why_not else 'native'
+    if why_not is None and args.device == 'cpu':
         how = f'native, {torch.ops.carafe_plugin.cpu_capability()}'
     return {
         'command': f'`python tools/benchmark.py {shlex.join(argv)}`',
@@ -101,14 +105,6 @@ def measure_size(size: str, cases: dict, device: str, seconds: float) -> dict:
 def run_op(args: argparse.Namespace, argv: Sequence[str]) -> None:
     load, name = timing.load(), 'op'
     ceiling = ceilings(args.device, args.dtypes)
-    results, rows = {}, []
-    for size in timing.progress(args.sizes, 'sizes'):
-        forms = size == op_cases.FORMS_AT and not args.no_forms
-        cases = op_cases.make_cases(size, args.device, args.dtypes, forms)
-        results[size] = measure_size(size, cases, args.device, args.seconds)
-        rows += op_rows(size, cases, results[size], ceiling, args.dtypes)
-        del cases
-    verdicts = bars.judge_all(args.device, results)
     about = facts(args, argv, load) | {
         'shapes': ', '.join(
             f'{s} {"x".join(map(str, op_cases.shape_of(s, args.device)))}' for s in args.sizes
@@ -116,11 +112,22 @@ def run_op(args: argparse.Namespace, argv: Sequence[str]) -> None:
         'sizes of the operator': f'k={op_cases.KERNEL}, G={op_cases.GROUPS}, s={op_cases.SCALE}',
         'ceilings': ', '.join(f'{k} {v:.0f}' for k, v in ceiling.items()),
     }
-    tables = {'Bars': verdicts, 'Times': [_shown(row) for row in rows if 'failed' not in row]}
-    tables['Did not run'] = [row for row in rows if 'failed' in row]
-    text = report.document(f'The operator on {args.device}', about, tables)
-    content = dict(facts=about, ceilings=ceiling, bars=verdicts, results=rows)
-    finish(args.out, name, content, text, report.draw_bars, verdicts, about)
+    if args.device == 'cuda':
+        about['peer'] = op_cases.peer()[1]
+    results, rows = {}, []
+    for size in timing.progress(args.sizes, 'sizes'):
+        forms = size == op_cases.FORMS_AT and not args.no_forms
+        cases = op_cases.make_cases(size, args.device, args.dtypes, forms)
+        results[size] = measure_size(size, cases, args.device, args.seconds)
+        rows += op_rows(size, cases, results[size], ceiling, args.dtypes)
+        del cases
+        verdicts = bars.judge_all(args.device, results)
+        tables = {'Bars': verdicts, 'Times': [_shown(row) for row in rows if 'failed' not in row]}
+        tables['Did not run'] = [row for row in rows if 'failed' in row]
+        text = report.document(f'The operator on {args.device}', about, tables)
+        content = dict(facts=about, ceilings=ceiling, bars=verdicts, results=rows)
+        paths = report.write(args.out, name, content, text)  # a run cut short leaves what it measured
+    finish(args.out, name, paths, text, report.draw_bars, verdicts, about)
 
 
 def _shown(row: dict) -> dict:
@@ -143,15 +150,20 @@ def _shown(row: dict) -> dict:
 
 
 def run_module(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    load, rows = timing.load(), []
+    about = facts(args, argv, timing.load()) | {'guide': 'a map of the doubled size, for those that need one'}
+    rows = []
     for size in timing.progress(args.sizes, 'sizes'):
         rows += models.measure_upsamplers(args.upsamplers, size, args.device, args.seconds)
-    about = facts(args, argv, load) | {'guide': 'a map of the doubled size, for those that need one'}
-    shown = [{k.replace('_', ' '): v for k, v in row.items()} for row in rows if 'failed' not in row]
-    tables = {'Upsamplers': shown, 'Did not run': [row for row in rows if 'failed' in row]}
-    text = report.document(f'Upsamplers on {args.device}', about, tables)
-    good = [row for row in rows if 'failed' not in row]
-    finish(args.out, 'module', dict(facts=about, results=rows), text, report.draw_times, good, about)
+        good = [row for row in rows if 'failed' not in row]
+        tables = {'Upsamplers': _spaced(good), 'Did not run': [row for row in rows if 'failed' in row]}
+        text = report.document(f'Upsamplers on {args.device}', about, tables)
+        paths = report.write(args.out, 'module', dict(facts=about, results=rows), text)
+    finish(args.out, 'module', paths, text, report.draw_times, good, about)
+
+
+def _spaced(rows: Sequence[dict]) -> list[dict]:
+    """Rows of JSON as a table shows them."""
+    return [{key.replace('_', ' '): value for key, value in row.items()} for row in rows]
 
 
 def run_detector(args: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -163,19 +175,61 @@ def run_detector(args: argparse.Namespace, argv: Sequence[str]) -> None:
         'no data loading, no optimizer step',
     }
     text = report.document(f'{Path(args.config).stem} on {args.device}', about, {'Times': rows})
-    for path in report.write(args.out, 'detector', dict(facts=about, results=rows), text):
-        about.setdefault('files', []).append(str(path))
-    print(text)
+    say(text, report.write(args.out, 'detector', dict(facts=about, results=rows), text))
 
 
-def finish(out: Path, name: str, content: dict, text: str, draw: Callable, rows: list, about: dict) -> None:
-    """Write the files, print the table and say where everything is."""
-    paths = report.write(out, name, content, text)
+def run_published(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    about = facts(args, argv, timing.load()) | {
+        f'source of {name}': f'{published.SETUPS[name].source}, on an {published.SETUPS[name].gpu}'
+        for name in args.setups
+    }
+    rows, failed = [], []
+    for name in timing.progress(args.setups, 'set-ups'):
+        measured, lost = published.measure_setup(name, args.device, args.seconds)
+        rows, failed = rows + measured, failed + lost
+        report.append_csv(args.csv, published.csv_rows(measured, about))
+    text = report.document(
+        f'Forward of upsamplers in published set-ups, on {args.device}',
+        about,
+        {'Times': _spaced(rows), 'Did not run': failed},
+    )
+    content = dict(facts=about, results=rows, failed=failed)
+    say(text, [*report.write(args.out, 'published', content, text), args.csv])
+
+
+def run_scaling(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    height, width = args.image_size
+    about = facts(args, argv, timing.load()) | {
+        'threads': ', '.join(map(str, args.threads)),
+        'shapes': ', '.join(f'{s} {"x".join(map(str, op_cases.SIZES[s]))}' for s in scaling.SIZES),
+        'detector': f'{args.config}, one random image of {width} x {height}, no optimizer step',
+    }
+    runs, failed = scaling.operator_runs(), []
+    try:
+        model = models.model_runs(args.config, args.image_size, 1, 'cpu')
+        runs['detector, training step'] = model['training step']
+    except models.ModelError as error:  # no OpenMMLab here
+        failed.append(dict(what='detector, training step', threads=None, failed=str(error)))
+    rows, lost = scaling.measure_scaling(runs, args.threads, args.seconds)
+    tables = {'Times': _spaced(rows), 'Did not run': failed + lost}
+    text = report.document('Over CPU threads', about, tables)
+    content = dict(facts=about, results=rows, failed=failed + lost)
+    say(text, report.write(args.out, 'scaling', content, text))
+
+
+def finish(
+    out: Path, name: str, paths: list[Path], text: str, draw: Callable, rows: list, about: dict
+) -> None:
+    """Draw the picture, print the table and say where everything is."""
     picture = draw(
         rows, f'{about["machine"]}, {about["threads"]} threads, {about["operator"]}', out / f'{name}.png'
     )
+    say(text, [*paths, *([picture] if picture else [])])
+
+
+def say(text: str, paths: Sequence[Path]) -> None:
     print(text)
-    print('->', ', '.join(map(str, [*paths, *([picture] if picture else [])])))
+    print('->', ', '.join(map(str, paths)))
 
 
 def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
@@ -204,13 +258,21 @@ def map_sizes(text: str) -> list[tuple[int, ...]]:
     return sizes
 
 
+def thread_counts(text: str) -> list[int]:
+    counts = text.split(',')
+    if not all(count.isdecimal() and int(count) for count in counts):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers of threads')
+    return sorted(set(map(int, counts)))
+
+
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    common.add_argument('--out', type=Path, help='default: work_dirs/benchmark/DEVICE')
-    common.add_argument(
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument('--out', type=Path, help='default: work_dirs/benchmark/DEVICE')
+    every.add_argument(
         '--seconds', type=float, default=0.6, help='for each alternative (default: %(default)s)'
     )
+    common = argparse.ArgumentParser(add_help=False, parents=[every])
+    common.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -239,6 +301,20 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     detector.add_argument('config')
     detector.add_argument('--image-size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'))
     detector.add_argument('--batch', type=int, default=1)
+    others = commands.add_parser('published', parents=[common], help='set-ups of other papers')
+    others.add_argument(
+        '--setups', type=names_of(list(published.SETUPS)), default=list(published.SETUPS), metavar='A,B',
+        help=f'of {", ".join(published.SETUPS)} (default: all)',
+    )  # fmt: skip
+    others.add_argument('--csv', type=Path, help='table to add the rows to (default: OUT/published.csv)')
+    threads = commands.add_parser('scaling', parents=[every], help='over CPU threads')
+    threads.set_defaults(device='cpu')
+    threads.add_argument(
+        '--threads', type=thread_counts, default=scaling.powers_of_two(torch.get_num_threads()),
+        metavar='1,2,...', help='default: powers of two up to those that torch takes',
+    )  # fmt: skip
+    threads.add_argument('--config', default='configs/coco/mask-rcnn_r50_fpn-carafe_1x_coco.py')
+    threads.add_argument('--image-size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'))
     args = parser.parse_args(argv)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch finds no GPU here')
@@ -249,16 +325,21 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if args.command == 'op' and args.dtypes is None:
         args.dtypes = op_cases.DEFAULT_DTYPES[args.device]
     args.out = args.out or Path('work_dirs', 'benchmark', args.device)
+    if args.command == 'published' and args.csv is None:
+        args.csv = args.out / 'published.csv'
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    command = dict(op=run_op, module=run_module, detector=run_detector)[args.command]
+    command = dict(
+        op=run_op, module=run_module, detector=run_detector, published=run_published, scaling=run_scaling
+    )[args.command]
+    os.environ.setdefault('CARAFE_CUDA_KERNELS', '1')  # to be measured before they are proven, too
     try:
         command(args, argv)
-    except (models.ModelError, OSError) as error:
+    except (models.ModelError, report.TableError, OSError) as error:
         sys.exit(f'error: {error}')
 
 

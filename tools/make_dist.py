@@ -23,7 +23,14 @@ DIST = ROOT / 'dist'
 # torch's own wheels ask for this much; auditwheel refuses what needs more, and may tag what needs less.
 PLATFORM = f'manylinux_2_28_{platform.machine()}'
 # Of use in a checkout alone; MANIFEST.in leaves them out.
-CHECKOUT_TOOLS = ('gpu_check.sh', 'make_dist.py', 'matrix.py', 'pch_compiler.py', 'setup_env.py')
+CHECKOUT_TOOLS = (
+    'gpu_check.py',
+    'gpu_check.sh',
+    'make_dist.py',
+    'matrix.py',
+    'pch_compiler.py',
+    'setup_env.py',
+)
 
 
 def say(text: str) -> None:

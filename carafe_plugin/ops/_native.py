@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and loads the native libraries, and says for each call whether one serves."""
+"""Finds and loads the native libraries, and says for each call whether one serves.
+
+The CUDA library serves on GPUs that have proven it (``_proven.py``).
+"""
 
 import contextlib
 import ctypes
+import functools
 import os
 import shutil
 import warnings
@@ -15,6 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import compat
+from ._proven import why_unproven
 
 # From here on one library serves every torch, through its stable ABI; before, each minor version has its own.
 STABLE_TORCH = (2, 10)
@@ -55,8 +60,13 @@ def plain_operators() -> Iterator[None]:
         _plain -= 1
 
 
+def is_plain() -> bool:
+    """Whether the plain form was asked for, by :func:`plain_operators` or by ``CARAFE_NATIVE=0``."""
+    return bool(_plain) or os.environ.get('CARAFE_NATIVE') == '0'
+
+
 def operator(name: str, features: Tensor, other: Tensor) -> Callable[..., Any] | None:
-    """The native operator for these tensors, or None where the reference form serves.
+    """The native operator for these tensors, or None where another form serves.
 
     An ONNX graph holds standard operators only, so its exporters always get the reference form. So does
     differentiation by ``torch.func``, and forward-mode differentiation anywhere: PyTorch takes no rule for
@@ -64,9 +74,9 @@ def operator(name: str, features: Tensor, other: Tensor) -> Callable[..., Any] |
     """
     if _plain:
         return None
-    device = features.device.type
-    if device not in loaded:
-        _warn_once(device)
+    why = why_not(features.device)
+    if why:
+        _warn_once(features.device.type, why)
         return None
     if features.dtype not in DTYPES or other.dtype not in DTYPES or torch.onnx.is_in_onnx_export():
         return None
@@ -75,9 +85,27 @@ def operator(name: str, features: Tensor, other: Tensor) -> Callable[..., Any] |
     return getattr(torch.ops.carafe_plugin, name)
 
 
-def why_not(device: str) -> str:
-    """Why no native library serves a device type, in a clause."""
-    return missing.get(device, f'none is written for {device}')
+def why_not(device: str | torch.device) -> str | None:
+    """Why no native library serves tensors on a device, in a clause; None where one does."""
+    device = torch.device(device)
+    if device.type not in loaded:
+        return missing.get(device.type, f'none is written for {device.type}')
+    return _why_unproven(device.index or 0) if device.type == 'cuda' else None
+
+
+# For torch.compile a constant. This is torch.compiler.assume_constant_result, which imports the compiler.
+why_not._dynamo_marked_constant = True
+
+
+@functools.cache
+def _why_unproven(gpu: int) -> str | None:
+    return why_unproven('{}.{}'.format(*torch.cuda.get_device_capability(gpu)), cuda_sources())
+
+
+def cuda_sources() -> str:
+    """Hash of the sources of the loaded CUDA library, which ops/build_cuda.py has put into it."""
+    first = ctypes.c_char.in_dll(ctypes.CDLL(loaded['cuda']), 'carafe_cuda_sources')
+    return ctypes.string_at(ctypes.addressof(first)).decode()
 
 
 def binding() -> str:
@@ -132,15 +160,19 @@ def _load_libtorch_cuda() -> None:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
-def _warn_once(device: str) -> None:
+def _warn_once(device: str, why: str) -> None:
     if compat.is_compiling() or device in _warned or device == 'meta':
         return
     _warned.add(device)
     if os.environ.get('CARAFE_NATIVE') != '0':
+        # What carafe_plugin/runtime enters.
+        beside = (
+            " (mmcv's where mmcv has one, a host is imported and that is right)" if device == 'cuda' else ''
+        )
         # Level 4: the caller of the public function.
         warnings.warn(
-            f'carafe_plugin runs its plain PyTorch operators on {device}: {why_not(device)}. On a CPU they '
-            'take about 20 times as long as the native ones (docs/benchmark.md); unmeasured on a GPU. '
+            f'carafe_plugin runs its plain PyTorch operators on {device}{beside}: {why}. On a CPU they take '
+            'about 20 times as long as the native ones (docs/benchmark.md); unmeasured on a GPU. '
             'python -m carafe_plugin.env tells more.',
             RuntimeWarning,
             stacklevel=4,

@@ -3,7 +3,7 @@
 
 from torch import Tensor
 
-from . import _native, reference
+from . import _foreign, _native, reference
 from ._checks import Sizes, check_call
 
 
@@ -56,7 +56,8 @@ def carafe(
     """
     sizes = Sizes(kernel_size, group_size, scale_factor)
     check_call(sizes, features, masks=masks)
-    run = _native.operator('reassemble', features, masks) or reference.carafe
+    run = _native.operator('reassemble', features, masks)
+    run = run or _foreign.operator('reassemble', features, masks, sizes) or reference.carafe
     return run(features, masks, *sizes)
 
 
@@ -99,7 +100,8 @@ def carafe_softmax(
     """
     sizes = Sizes(kernel_size, group_size, scale_factor)
     check_call(sizes, features, logits=logits)
-    run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
+    run = _native.operator('reassemble_softmax', features, logits)
+    run = run or _foreign.operator('reassemble_softmax', features, logits, sizes) or reference.carafe_softmax
     return run(features, logits, *sizes)
 
 

@@ -50,6 +50,13 @@ def test_sizes_of_detectors(shape, dtype, layout):
 
 
 @needs_cuda
+@pytest.mark.parametrize('name', ['reassemble', 'reassemble_softmax', 'correlate'])
+def test_what_is_tested_here_is_the_native_operator(name):
+    x = torch.empty(1, 1, 1, 1, device='cuda')
+    assert _native.operator(name, x, x) is getattr(ops, name)
+
+
+@needs_cuda
 def test_runs_on_the_current_stream():
     features, masks, _, _ = make_inputs((1, 64, 50, 84), *SIZES, torch.float32, device='cuda')
     exact = ops.reassemble(2 * features, masks, *SIZES)

@@ -50,6 +50,8 @@ def test_library_uses_the_stable_abi_alone(kernels, tmp_path):
     assert not [symbol for symbol in symbols if re.search('at::|c10::|cudaLaunch', symbol)]
     defined = subprocess.run(['nm', '-DC', '--defined-only', library], capture_output=True, text=True)
     assert 'cudaMalloc' not in defined.stdout  # the runtime in it is nobody else's
+    assert 'carafe_cuda_sources' in defined.stdout
+    assert build_cuda.sources_hash().encode() in library.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/benchmark.py from end to end on tiny maps; what it times is not looked at."""
 
+import csv
+import dataclasses
 import json
 
 import cv2
 import pytest
+import torch
 
-from carafe_tools import op_cases, report
+from carafe_tools import op_cases, published, report
 from tests.runtime.helpers import load_tool
 
 benchmark = load_tool('benchmark')
@@ -106,3 +109,98 @@ def test_bad_arguments(argv, message, capsys):
 def test_a_config_that_is_not_there(tmp_path):
     with pytest.raises(SystemExit, match=r'^error: absent.py: no such config$'):
         benchmark.main(['detector', 'absent.py', '--out', str(tmp_path)])
+
+
+@pytest.mark.parametrize('subject', ['op', 'module'])
+def test_what_was_measured_stays_where_a_later_size_fails(subject, tmp_path, monkeypatch):
+    """A limit may end the run between two sizes."""
+    sizes = {'op': 'p5,p4', 'module': '1x16x3x4,1x16x4x6'}[subject]
+    for size in ('p5', 'p4'):
+        monkeypatch.setitem(op_cases.SIZES, size, (1, 32, 3, 5))
+    monkeypatch.setattr(benchmark, 'ceilings', lambda *_: dict(copy_GB_s=1.0))
+    module, name = {
+        'op': (benchmark, 'measure_size'),
+        'module': (benchmark.models, 'measure_upsamplers'),
+    }[subject]
+    measured = iter([getattr(module, name)])  # the second call finds none
+
+    def once(*args):
+        return next(measured)(*args)
+
+    monkeypatch.setattr(module, name, once)
+    options = dict(op=['--no-forms', '--dtypes', 'float32'], module=['--upsamplers', 'nearest'])[subject]
+    with pytest.raises(StopIteration):
+        benchmark.main([subject, '--sizes', sizes, *options, '--out', str(tmp_path), *QUICK])
+    rows = json.loads((tmp_path / f'{subject}.json').read_text())['results']
+    assert {row['size'] for row in rows} == {sizes.split(',')[0]}
+    assert (tmp_path / f'{subject}.md').exists()
+
+
+def test_published_set_ups(tmp_path, monkeypatch, capsys):
+    setup = dataclasses.replace(
+        published.SETUPS['naf'], size=(1, 32, 2, 3), factors=(2, 3), upsamplers=('carafe', 'indexnet')
+    )
+    monkeypatch.setitem(published.SETUPS, 'naf', setup)
+    table = tmp_path / 'all.csv'
+    for _ in range(2):
+        benchmark.main(['published', '--setups', 'naf', '--csv', str(table), '--out', str(tmp_path), *QUICK])
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['method'], row['factor']) for row in rows] == 2 * [
+        ('carafe', '2'), ('indexnet', '2'), ('carafe', '3')
+    ]  # fmt: skip
+    assert all(0 < float(row['p20_ms']) <= float(row['p50_ms']) <= float(row['p80_ms']) for row in rows)
+    assert all(row['date'] and row['machine'] and 'torch' in row['versions'] for row in rows)
+    content = json.loads((tmp_path / 'published.json').read_text())
+    times = {(row['method'], row['factor']): row['published_ms'] for row in content['results']}
+    assert times['FeatUp', 16] == '57.1' and times['carafe', 2] is None
+    (lost,) = content['failed']
+    assert lost['method'] == 'indexnet' and lost['factor'] == 3 and 'only, got 3' in lost['failed']
+    assert '| FeatUp ' in capsys.readouterr().out
+
+
+def test_a_table_of_other_columns_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark.timing, 'measure', lambda *_: ({}, {}))
+    table = tmp_path / 'all.csv'
+    table.write_text('a,b\n1,2\n')
+    monkeypatch.setitem(
+        published.SETUPS, 'naf', dataclasses.replace(published.SETUPS['naf'], factors=(2,), size=(1, 8, 2, 2))
+    )
+    with pytest.raises(SystemExit, match=r'all.csv must have the columns date, .*, got a, b$'):
+        benchmark.main(['published', '--setups', 'naf', '--csv', str(table), '--out', str(tmp_path), *QUICK])
+    assert table.read_text() == 'a,b\n1,2\n'
+
+
+def test_scaling(tmp_path, monkeypatch, capsys):
+    """Each call finds the number of threads of its row, and the process keeps its own."""
+    seen = set()
+    monkeypatch.setattr(
+        benchmark.scaling, 'operator_runs', lambda: dict(forward=lambda: seen.add(torch.get_num_threads()))
+    )
+    before = torch.get_num_threads()
+    benchmark.main(['scaling', '--threads', '2,1,3', '--config', 'absent.py', '--out', str(tmp_path), *QUICK])
+    assert seen == {1, 2, 3} and torch.get_num_threads() == before
+    content = json.loads((tmp_path / 'scaling.json').read_text())
+    assert [row['threads'] for row in content['results']] == [1, 2, 3]
+    assert content['results'][0]['speed_up'] == 1
+    assert content['failed'] == [
+        dict(what='detector, training step', threads=None, failed='absent.py: no such config')
+    ]
+    assert (tmp_path / 'scaling.md').read_text() in capsys.readouterr().out
+
+
+def test_cases_of_scaling(monkeypatch):
+    for size in benchmark.scaling.SIZES:
+        monkeypatch.setitem(op_cases.SIZES, size, (1, 32, 3, 5))
+    runs = benchmark.scaling.operator_runs()
+    assert {'forward, p4', 'step, p3', 'fused step, p5'} <= set(runs)
+    rows, failed = benchmark.scaling.measure_scaling(runs, [1], 0.001)
+    assert not failed and all(row['median_ms'] > 0 for row in rows)
+
+
+def test_numbers_of_threads(capsys):
+    assert benchmark.scaling.powers_of_two(16) == [1, 2, 4, 8, 16]
+    assert benchmark.scaling.powers_of_two(6) == [1, 2, 4]
+    with pytest.raises(SystemExit):
+        benchmark.main(['scaling', '--threads', '1,0'])
+    assert "'1,0' is not a list of numbers of threads" in capsys.readouterr().err

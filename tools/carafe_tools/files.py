@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from carafe_plugin.runtime.errors import UserError
-
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file under another name, then give it its own."""
@@ -32,6 +30,8 @@ def generate(out: str | Path, record: str, wanted: dict, fill: Callable[[Path], 
     Raises:
         UserError: ``out`` holds anything else than this very data.
     """
+    from carafe_plugin.runtime.errors import UserError  # needs mmengine
+
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         found = json.loads((out / record).read_text()) if (out / record).is_file() else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from carafe_plugin.upsamplers import UPSAMPLERS, build_upsampler
+from carafe_plugin.upsamplers import UPSAMPLERS, Upsampler, build_upsampler
 
 from .timing import Timing, measure, one_line, peak_memory
 
@@ -29,25 +29,18 @@ def measure_upsamplers(
     Returns:
         A row for each upsampler; one that does not run has its error under ``failed``.
     """
-    n, channels, height, width = size
-    generator = torch.Generator(device).manual_seed(0)
-    x, guide, grad = (
-        torch.randn(n, channels, scale * height, scale * width, generator=generator, device=device)
-        for scale in (1, 2, 2)
-    )
+    x, guide, grad = (_random(size, scale, device) for scale in (1, 2, 2))
     label = 'x'.join(map(str, size))
     runs: dict[str, Callable] = {}
     rows = {name: dict(size=label, upsampler=name) for name in names}
     for name in names:
-        torch.manual_seed(0)
-        guide_channels = channels if UPSAMPLERS.get(name).needs_guide else None
         try:
-            layer = build_upsampler(dict(type=name), channels, guide_channels=guide_channels).to(device)
+            layer = _layer(name, size[1], 2, device)
         except Exception as error:  # whatever a constructor raises
             rows[name]['failed'] = one_line(error)
             continue
         rows[name]['parameters'] = sum(p.numel() for p in layer.parameters())
-        forward, step = _layer_runs(layer, x, guide if guide_channels else None, grad)
+        forward, step = _layer_runs(layer, x, guide if layer.needs_guide else None, grad)
         runs |= {f'{name} forward': forward, f'{name} step': step}
     timings, failed = measure(runs, device, seconds)
     for name, row in rows.items():
@@ -58,10 +51,32 @@ def measure_upsamplers(
         for kind in ('forward', 'step'):
             run = f'{name} {kind}'
             row[f'{kind}_ms'] = round(timings[run].median, 4)
-            row[f'{kind}_spread'] = _spread(timings[run])
+            row[f'{kind}_spread'] = spread(timings[run])
             peak = peak_memory(runs[run], device)
             row[f'{kind}_peak_MB'] = None if peak is None else round(peak / 1e6, 2)
     return list(rows.values())
+
+
+def upsampler_forward(
+    name: str, size: tuple[int, int, int, int], scale_factor: int, device: str
+) -> Callable[[], torch.Tensor]:
+    """The forward of an upsampler on random data of ``size``, without gradients."""
+    layer = _layer(name, size[1], scale_factor, device)
+    guide = _random(size, scale_factor, device) if layer.needs_guide else None
+    return _layer_runs(layer, _random(size, 1, device), guide, None)[0]
+
+
+def _layer(name: str, channels: int, scale_factor: int, device: str) -> Upsampler:
+    torch.manual_seed(0)
+    guide_channels = channels if UPSAMPLERS.get(name).needs_guide else None
+    layer = build_upsampler(dict(type=name), channels, scale_factor, guide_channels=guide_channels)
+    return layer.to(device)
+
+
+def _random(size: tuple[int, int, int, int], scale: int, device: str) -> torch.Tensor:
+    n, channels, height, width = size
+    generator = torch.Generator(device).manual_seed(scale)
+    return torch.randn(n, channels, scale * height, scale * width, generator=generator, device=device)
 
 
 def _layer_runs(layer, x, guide, grad) -> tuple[Callable, Callable]:
@@ -78,13 +93,39 @@ def _layer_runs(layer, x, guide, grad) -> tuple[Callable, Callable]:
     return forward, step
 
 
-def _spread(timing: Timing) -> str:
+def spread(timing: Timing) -> str:
     return f'{timing.spread:.0%}{" noisy" if timing.noisy else ""}'
 
 
 def measure_model(
     config: str, image_size: Sequence[int], batch: int, device: str, seconds: float
 ) -> list[dict]:
+    """Inference and training step of a config's model.
+
+    Raises:
+        ModelError: as :func:`model_runs`, or a run failed.
+    """
+    runs = model_runs(config, image_size, batch, device)
+    timings, failed = measure(runs, device, seconds)
+    if failed:
+        raise ModelError('; '.join(f'{name}: {error}' for name, error in failed.items()))
+    rows = []
+    for name, run in runs.items():
+        peak = peak_memory(run, device)
+        timing = timings[name]
+        rows.append(
+            {
+                'what': name,
+                'median ms': timing.median,
+                'min ms': timing.minimum,
+                'spread': spread(timing),
+                'peak MB': None if peak is None else peak / 1e6,
+            }
+        )
+    return rows
+
+
+def model_runs(config: str, image_size: Sequence[int], batch: int, device: str) -> dict[str, Callable]:
     """Inference and training step (loss and gradients, no optimizer) of a config's model, on random data.
 
     Raises:
@@ -122,24 +163,7 @@ def measure_model(
         losses, _ = model.parse_losses(model.loss(inputs['inputs'], inputs['data_samples']))
         return torch.autograd.grad(losses, parameters, allow_unused=True)
 
-    runs = {'inference': inference, 'training step': step}
-    timings, failed = measure(runs, device, seconds)
-    if failed:
-        raise ModelError('; '.join(f'{name}: {error}' for name, error in failed.items()))
-    rows = []
-    for name, run in runs.items():
-        peak = peak_memory(run, device)
-        timing = timings[name]
-        rows.append(
-            {
-                'what': name,
-                'median ms': timing.median,
-                'min ms': timing.minimum,
-                'spread': _spread(timing),
-                'peak MB': None if peak is None else peak / 1e6,
-            }
-        )
-    return rows
+    return {'inference': inference, 'training step': step}
 
 
 def _build(cfg):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/benchmark.py op`` measures: sizes, the operator in its forms, and its peers. Torch alone."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from carafe_plugin.ops import carafe, carafe_softmax, reference
 from carafe_plugin.upsamplers import CARAFE
+
+from .timing import one_line
 
 KERNEL, GROUPS, SCALE = 5, 1, 2
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -180,18 +181,24 @@ def _forms(tensors: list[Tensor]) -> dict[str, Case]:
     return cases
 
 
+def peer() -> tuple[Callable | None, str]:
+    """mmcv's operator, and a clause about it; a benchmark never patches mmcv."""
+    try:
+        import mmcv.ops
+    except ImportError as error:
+        return None, f"mmcv's operator is missing, nothing is measured against it: {one_line(error)}"
+    return mmcv.ops.carafe, "mmcv's operator"
+
+
 def _mmcv(tensors: list[Tensor], suffix: str) -> dict[str, Case]:
     """mmcv's operator and its whole layer, where mmcv is installed with CUDA kernels; no bfloat16 there."""
     x, masks, _, grad = tensors
-    if x.device.type != 'cuda' or x.dtype == torch.bfloat16:
+    operator = peer()[0] if x.device.type == 'cuda' and x.dtype != torch.bfloat16 else None
+    if operator is None:
         return {}
-    try:
-        import mmcv.ops
-    except ImportError:
-        return {}
-    patched = sys.modules.get('carafe_plugin.mmcv_patch')
-    peer = patched.ORIGINALS['carafe'] if patched else mmcv.ops.carafe
-    cases = {f'mmcv {name}': c for name, c in _differentiable(peer, x, masks, grad, suffix).items()}
+    import mmcv.ops
+
+    cases = {f'mmcv {name}': c for name, c in _differentiable(operator, x, masks, grad, suffix).items()}
     channels = x.shape[1]
     for name, layer in (('module', CARAFE(channels)), ('mmcv module', mmcv.ops.CARAFEPack(channels, SCALE))):
         cases[f'{name} step{suffix}'] = Case(_layer_step(layer.to(x), x, grad), 0)

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables, JSON and pictures of a measurement. Needs the standard library; pictures need matplotlib."""
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .files import write_atomically
+
 # The Okabe-Ito colours, as in tools/plot_logs.py.
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'
 COLOURS = {'pass': BLUE, 'miss': ORANGE}
+
+
+class TableError(ValueError):
+    """A table on the disk is another than the one to be written; the message is one line."""
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -43,12 +50,33 @@ def document(title: str, facts: Mapping[str, object], tables: Mapping[str, Seque
 
 
 def write(out: Path, name: str, content: dict, text: str) -> list[Path]:
-    """Write NAME.json and NAME.md into ``out`` and say where they are."""
+    """Write NAME.json and NAME.md into ``out``, whole or not at all, and say where they are."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f'{name}.json', out / f'{name}.md']
-    paths[0].write_text(json.dumps(content, indent=1) + '\n')
-    paths[1].write_text(text)
+    write_atomically(paths[0], json.dumps(content, indent=1) + '\n')
+    write_atomically(paths[1], text)
     return paths
+
+
+def append_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Add rows to a table that keeps those of earlier runs; all have the same columns.
+
+    Raises:
+        TableError: the file has other columns.
+    """
+    columns = list(rows[0])
+    fresh = not path.exists()
+    if not fresh:
+        with path.open(newline='') as file:
+            found = next(csv.reader(file), [])
+        if found != columns:
+            raise TableError(f'{path} must have the columns {", ".join(columns)}, got {", ".join(found)}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a', newline='') as file:
+        writer = csv.DictWriter(file, columns, lineterminator='\n')
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def draw_bars(verdicts: Sequence[Mapping], title: str, path: Path) -> Path | None:

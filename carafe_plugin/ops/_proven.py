@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the CUDA kernels are proven: ``tools/gpu_check.sh`` passed on such a GPU, with these very sources."""
+
+import os
+
+#: Compute capability, and hash of the CUDA sources; ``tools/gpu_check.sh`` prints the entry to add. Empty: no
+#: GPU has run the kernels yet.
+PROVEN: frozenset[tuple[str, str]] = frozenset([])
+
+
+def why_unproven(capability: str, sources: str) -> str | None:
+    """Why kernels from ``sources`` do not serve on a compute capability, in a clause; None where they do."""
+    if (capability, sources) in PROVEN or os.environ.get('CARAFE_CUDA_KERNELS') == '1':
+        return None
+    return (
+        f'its CUDA kernels have not passed tools/gpu_check.sh on compute capability {capability}; '
+        'CARAFE_CUDA_KERNELS=1 in the environment runs them all the same'
+    )
