@@ -74,7 +74,7 @@ class UpsampledTopDown(nn.Module):
             source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
         return tuple(outs)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if self.upsamplers:  # DySample's and SAPA's detectors
             rename_keys(state_dict, {'upsample_modules.': 'upsamplers.'}, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -118,6 +118,7 @@ class HoleFromFiles(BaseTransform):
         Raises:
             UserError: there is none.
         """
+        assert self.own is not None
         name = self.own.find(image)
         if name is None:
             raise UserError(f'mask folder {self.root} holds none named as {image}')

@@ -94,7 +94,7 @@ def why_not(device: str | torch.device) -> str | None:
 
 
 # For torch.compile a constant. This is torch.compiler.assume_constant_result, which imports the compiler.
-why_not._dynamo_marked_constant = True
+why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

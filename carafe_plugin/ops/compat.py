@@ -29,7 +29,7 @@ def is_differentiated_by_func() -> bool:
 
 # As torch.compiler.assume_constant_result, which would import the whole compiler: torch.compile cannot look
 # at the stack, but its graph is for one stack only.
-is_differentiated_by_func._dynamo_marked_constant = True
+is_differentiated_by_func._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_autocast_enabled(device_type: str) -> bool:

@@ -3,6 +3,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -36,7 +37,9 @@ class FiniteLossHook(Hook):
         self.patience = patience
         self._count, self._first = 0, ''
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
         if not self.patience:
             return
         broken = _broken_losses(outputs or {})

@@ -11,6 +11,7 @@ which is not finite there makes no NaN.
 import functools
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,15 +116,16 @@ def _function() -> tuple[Callable, Callable]:
 
 class _Reassemble(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, masks, kernel_size, group_size, scale_factor):
-        return _function()[0](ctx, features, masks, kernel_size, group_size, scale_factor)
+    def forward(ctx: Any, features: Tensor, masks: Tensor, *sizes: int) -> Tensor:
+        return _function()[0](ctx, features, masks, *sizes)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         if not torch.is_grad_enabled():
             return _function()[1](ctx, grad)
         inputs = ctx.saved_tensors[:2]
-        output = reference.carafe(*inputs, ctx.kernel_size, ctx.group_size, ctx.scale_factor)
+        features, masks = inputs
+        output = reference.carafe(features, masks, ctx.kernel_size, ctx.group_size, ctx.scale_factor)
         needed = [x for x, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
         grads = iter(torch.autograd.grad(output, needed, grad, create_graph=True))
         return *(next(grads) if need else None for need in ctx.needs_input_grad[:2]), None, None, None

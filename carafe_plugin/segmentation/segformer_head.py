@@ -46,7 +46,7 @@ class UpsampleSegformerHead(SegformerHead):
                 for level in range(1, len(self.convs))
             )
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # DySample's and SAPA's head counts the steps from the coarsest map and its coarsest step on.
         steps = [(m, n) for m in reversed(range(len(self.upsamplers))) for n in reversed(range(m + 1))]
         names = {f'upsample_modules.{i}.': f'upsamplers.{m}.{n}.' for i, (m, n) in enumerate(steps)}

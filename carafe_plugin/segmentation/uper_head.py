@@ -97,7 +97,7 @@ class UpsampleUPerHead(UPerHead):
             fused = torch.cat([outs[0], *(self._resize(out, outs[0]) for out in outs[1:])], 1)
         return self.fpn_bottleneck(fused)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if 'fpn' in self.upsamplers:  # DySample's and SAPA's segmentors
             rename_keys(state_dict, {'upsample_modules.': 'upsamplers.fpn.'}, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -2,6 +2,7 @@
 """A2U: Dai et al., Learning Affinity-Aware Upsampling for Deep Image Matting, CVPR 2021, arXiv:2011.14288."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,7 @@ class A2U(GuidedUpsampler):
         logits = affinity * self.spread(F.adaptive_avg_pool2d(guide, 1))  # [N, 36, H, W]
         return pixel_shuffle(logits, 2).sigmoid().softmax(1)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         for name in ('weight', 'bias'):
             parts = [f'{prefix}kernel_gen.bconv_{part}.1.{name}' for part in 'UV']
             if all(part in state_dict for part in parts):

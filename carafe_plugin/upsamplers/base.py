@@ -37,7 +37,7 @@ class Upsampler(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not hasattr(cls.forward, 'is_entry'):
-            cls.forward = _entry(cls.forward)
+            cls.forward = _entry(cls.forward)  # type: ignore[method-assign]
 
     def __init__(self, in_channels: int, scale_factor: int = 2) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def _entry(forward: Callable) -> Callable:
     def entry(self: Upsampler, *args: Any, _method: Callable | None = None, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs) if _method is None else _method(*args, **kwargs)
 
-    entry.is_entry = True
+    entry.is_entry = True  # type: ignore[attr-defined]
     return entry
 
 

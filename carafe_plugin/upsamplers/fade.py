@@ -123,6 +123,7 @@ class FADE(GuidedUpsampler):
         return self.enter(self._fuse_by_gate, x, guide)
 
     def _fuse_by_gate(self, x: Tensor, guide: Tensor) -> Tensor:
+        assert self.gate is not None
         output, gate = self._upsample(x, self.match_guide(x, guide)), self._open(self.gate(x))
         size = guide.shape[-2:]
         return self._mix(fit(output, size, self.scale_factor), fit(gate, size, self.scale_factor), guide)
