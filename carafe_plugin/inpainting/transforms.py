@@ -112,7 +112,7 @@ class HoleFromFiles(BaseTransform):
         self.names = list_images(root, file_list)
         self.own = SameNames(map(os.fsdecode, self.names)) if by_name else None
 
-    def mask_of(self, image: str) -> Path:
+    def mask_of(self, image: str | Path) -> Path:
         """The mask that has an image's name.
 
         Raises:
