@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from carafe_tools import op_cases, published, report
+from carafe_tools import op_cases, published, report, timing
 from tests.runtime.helpers import load_tool
 
 benchmark = load_tool('benchmark')
@@ -182,7 +182,6 @@ def test_scaling(tmp_path, monkeypatch, capsys):
     assert seen == {1, 2, 3} and torch.get_num_threads() == before
     content = json.loads((tmp_path / 'scaling.json').read_text())
     assert [row['threads'] for row in content['results']] == [1, 2, 3]
-    assert content['results'][0]['speed_up'] == 1
     assert content['failed'] == [
         dict(what='detector, training step', threads=None, failed='absent.py: no such config')
     ]
@@ -196,6 +195,16 @@ def test_cases_of_scaling(monkeypatch):
     assert {'forward, p4', 'step, p3', 'fused step, p5'} <= set(runs)
     rows, failed = benchmark.scaling.measure_scaling(runs, [1], 0.001)
     assert not failed and all(row['median_ms'] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    'one, two, speed_up', [([8, 8], [5, 5], 1.6), ([8, 4], [5, 5], None), ([8, 8], [5, 2], None)]
+)
+def test_speed_up_of_what_is_not_noisy(monkeypatch, one, two, speed_up):
+    timings = {('step', 1): timing.Timing(one), ('step', 2): timing.Timing(two)}
+    monkeypatch.setattr(benchmark.scaling, 'measure', lambda *_: (timings, {}))
+    rows, _ = benchmark.scaling.measure_scaling(dict(step=None), [1, 2], 0.001)
+    assert rows[1]['speed_up'] == speed_up
 
 
 def test_numbers_of_threads(capsys):

@@ -36,7 +36,7 @@ def measure_scaling(
         seconds: to spend on each measurement.
 
     Returns:
-        A row for each run and number, and a row for each that failed.
+        A row for each run and number, and a row for each that failed. What is noisy has no speed-up.
     """
     before = torch.get_num_threads()
 
@@ -60,11 +60,12 @@ def measure_scaling(
 
 
 def _row(name: str, count: int, timing: Timing, first: Timing | None) -> dict:
+    judged = first is not None and not (first.noisy or timing.noisy)
     return dict(
         what=name,
         threads=count,
         median_ms=round(timing.median, 4),
         min_ms=round(timing.minimum, 4),
         spread=models.spread(timing),
-        speed_up=round(first.median / timing.median, 2) if first else None,
+        speed_up=round(first.median / timing.median, 2) if judged else None,
     )
