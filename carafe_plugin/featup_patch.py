@@ -13,6 +13,7 @@ Gradients are those of this package's operators, of any order. :func:`undo` take
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 from torch import Tensor
@@ -69,7 +70,9 @@ def atn(attn: Tensor, value: Tensor, kernel_size: int, scale_factor: int) -> Ten
 def _stand_ins() -> dict[str, ModuleType]:
     """Modules for those that are not there, always the same: what was imported from one keeps it."""
     featup, sapa = ModuleType(FEATUP), ModuleType(SAPA)
-    featup.AdaptiveConv = type('AdaptiveConv', (), {'__doc__': "FeatUp's class, where it has none."})
+    featup.__dict__['AdaptiveConv'] = type(
+        'AdaptiveConv', (), {'__doc__': "FeatUp's class, where it has none."}
+    )
     return {FEATUP: featup, SAPA: sapa}
 
 
@@ -84,8 +87,8 @@ def apply() -> None:
     for name, stand_in in _STAND_INS.items():
         if name not in sys.modules:
             sys.modules[name] = stand_in
-            _restore.append(lambda name=name: sys.modules.pop(name))
-    _replace(sys.modules[FEATUP].AdaptiveConv, 'apply', staticmethod(adaptive_conv))
+            _restore.append(partial(sys.modules.__delitem__, name))
+    _replace(vars(sys.modules[FEATUP])['AdaptiveConv'], 'apply', staticmethod(adaptive_conv))
     _replace(sys.modules[SAPA], 'sim', sim)
     _replace(sys.modules[SAPA], 'atn', atn)
 
@@ -98,10 +101,9 @@ def undo() -> None:
 
 def _replace(owner: type | ModuleType, name: str, value: object) -> None:
     if name in vars(owner):
-        original = vars(owner)[name]
-        _restore.append(lambda: setattr(owner, name, original))
+        _restore.append(partial(setattr, owner, name, vars(owner)[name]))
     else:
-        _restore.append(lambda: delattr(owner, name))
+        _restore.append(partial(delattr, owner, name))
     setattr(owner, name, value)
 
 

@@ -26,7 +26,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from carafe_plugin import detection, downsamplers, inpainting, runtime, segmentation, upsamplers
+from carafe_plugin import detection, downsamplers, inpainting, probes, runtime, segmentation, upsamplers
 from carafe_plugin.downsamplers import DOWNSAMPLERS
 from carafe_plugin.inpainting.masks import random_box, random_strokes
 from carafe_plugin.upsamplers import UPSAMPLERS, build_upsampler
@@ -35,7 +35,7 @@ from tests.inpainting.pictures import picture, write_pictures
 from tests.inpainting.test_losses import write_weights
 from tests.segmentation import hosts
 
-PACKAGES = (detection, downsamplers, inpainting, runtime, segmentation, upsamplers)
+PACKAGES = (detection, downsamplers, inpainting, probes, runtime, segmentation, upsamplers)
 OURS = ('carafe_plugin.', 'carafe_tools.')
 ABSTRACT = (upsamplers.Upsampler, upsamplers.GuidedUpsampler, downsamplers.Downsampler)
 
@@ -125,6 +125,7 @@ CASES = {
     ),
     upsamplers.GUM: upsampler(scale_factor=3),
     upsamplers.IndexNet: guided(scale_factor=Refused(3, 'scale_factor=2 only, got 3')),
+    upsamplers.JBU: guided(radius=1, key_channels=16, dropout=0.5),
     upsamplers.NearestConvUpsampler: upsampler(kernel_size=5),
     upsamplers.NearestUpsampler: upsampler(in_channels=Refused(16, r'guide must have shape \(N, 16')),
     upsamplers.PixelShuffleUpsampler: upsampler(upsample_kernel=5),
@@ -424,6 +425,97 @@ CASES |= {
         dict(perceptual=0.1, style=60.0, weights=Refused('none.pth', 'weights of VGG16: .*none.pth')),
         dict(weights='vgg.pth'),
         perceptual,
+    ),
+}
+
+
+# Probes -----------------------------------------------------------------------------------------------------
+
+VIT = dict(img_size=16, patch_size=4, embed_dims=64, num_layers=1, num_heads=1)
+STACK = dict(
+    type='mmseg.UpsampleStack', in_channels=64, upsample_cfg=dict(type='carafe'), scale_factors=(2, 2)
+)
+
+
+def image_samples(**fields):
+    meta = dict(img_path='0.jpg', img_shape=(16, 16), ori_shape=(16, 16))
+    return [SegDataSample(metainfo=meta, **{key: PixelData(data=data) for key, data in fields.items()})]
+
+
+def labelled(size=(16, 16)):
+    labels, depth = torch.randint(3, (1, *size)), torch.rand(1, *size)
+    return image_samples(gt_sem_seg=labels, gt_depth_map=depth)
+
+
+def probe(head):
+    """Losses, what learns, and the files that a cache leaves."""
+
+    def use(model):
+        losses = model(torch.rand(1, 3, 16, 16), labelled(), mode='loss')
+        files = sorted(Path().glob('features/*'))
+        for file in files:
+            file.unlink()
+        return losses, [p.requires_grad for p in model.parameters()], list(map(str, files))
+
+    neck = dict(STACK, upsample_cfg=BILINEAR)
+    arguments = dict(backbone=dict(type='mmseg.FrozenViT', **VIT), neck=STACK, decode_head=head)
+    return Case(dict(neck=neck, frozen_neck=True, cache='features'), ConfigDict(arguments), use)
+
+
+def label_free(model):
+    data = model.data_preprocessor(dict(inputs=torch.rand(1, 3, 16, 16)), True)
+    return model(data['inputs'], mode='loss')
+
+
+def depth_loss(head):
+    return head.loss([torch.rand(1, 4), torch.rand(1, 4, 16, 16)], labelled(), None)
+
+
+CASES |= {
+    probes.FeatureCache: Case(
+        dict(folder='elsewhere', backbone=Refused(probes.FrozenViT(**VIT), 'features of another backbone')),
+        dict(folder='cached', backbone=probes.FrozenViT(**VIT)),
+        lambda cache: (cache(torch.rand(1, 3, 16, 16), [dict(img_path='0.jpg')]), str(cache.folder)),
+    ),
+    probes.FrozenViT: Case(
+        dict(
+            weights=Refused('none.pth', 'backbone weights none.pth do not exist'),
+            position_rule='offset',
+            channel_norm=True,
+        ),
+        VIT,
+        lambda vit: vit(torch.rand(1, 3, 24, 16)),
+    ),
+    probes.LabelFreeUpsampler: Case(
+        dict(
+            backbone=dict(type='mmseg.FrozenViT', channel_norm=True, **VIT),
+            neck=dict(STACK, upsample_cfg=BILINEAR),
+            jitters=2,
+            max_pad=3,
+            max_zoom=1.5,
+            projection=None,
+            crf_weight=0,
+            data_preprocessor=dict(type='ImgDataPreprocessor', mean=[0.5], std=[0.5]),
+        ),
+        dict(backbone=dict(type='mmseg.FrozenViT', **VIT), neck=STACK, jitters=4, max_pad=2),
+        label_free,
+    ),
+    probes.ProbeDepthBinsHead: Case(dict(in_channels=8, warm_up=0), dict(in_channels=4), depth_loss),
+    probes.ProbeDepthEstimator: probe(dict(type='mmseg.ProbeDepthHead', in_channels=64)),
+    probes.ProbeDepthHead: Case(dict(in_channels=8), dict(in_channels=4), depth_loss),
+    probes.ProbeHead: Case(
+        dict(in_channels=8, num_classes=4, at_features=True, ignore_index=1),
+        dict(in_channels=4, num_classes=3),
+        lambda head: head.loss([torch.rand(1, 4, 8, 8)], labelled(), None),
+    ),
+    probes.ProbeSegmentor: probe(dict(type='mmseg.ProbeHead', in_channels=64, num_classes=3)),
+    probes.ResizeCenterCrop: Case(
+        dict(size=12), dict(size=8), lambda crop: crop.transform(dict(img=picture(24, 32)))['img']
+    ),
+    probes.UpsampleStack: Case(
+        dict(in_channels=16, upsample_cfg=BILINEAR, scale_factors=(2,), to_image=True, residual=True),
+        dict(in_channels=8, upsample_cfg=dict(type='carafe'), scale_factors=(2, 2)),
+        lambda stack: stack(torch.rand(1, 8, 4, 4), torch.rand(1, 3, 14, 14)),
     ),
 }
 

@@ -28,6 +28,7 @@ PACKAGES = (
     'carafe_plugin.detection',
     'carafe_plugin.segmentation',
     'carafe_plugin.inpainting',
+    'carafe_plugin.probes',
     'carafe_plugin.runtime',
 )
 

@@ -72,7 +72,7 @@ class FrozenViT(VisionTransformer):
         weights: str | None = None,
         position_rule: str = 'bicubic',
         channel_norm: bool = False,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
         stock = dict(patch_bias=True, final_norm=True, norm_cfg=dict(type='LN', eps=1e-6), frozen_exclude=[])
         super().__init__(**(stock | kwargs))

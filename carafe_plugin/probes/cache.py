@@ -38,7 +38,7 @@ class FeatureCache:
         if not self._claimed:  # not earlier: a checkpoint may bring the weights
             self._claim()
         pictures = [_digest(image) for image in images]
-        found = [self._read(picture, meta) for picture, meta in zip(pictures, metas, strict=True)]
+        found: list = [self._read(picture, meta) for picture, meta in zip(pictures, metas, strict=True)]
         missing = [index for index, features in enumerate(found) if features is None]
         if missing:
             computed = self.backbone(images[missing])[-1]
@@ -101,7 +101,7 @@ def _digest(*tensors: Tensor) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

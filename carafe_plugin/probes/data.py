@@ -56,7 +56,7 @@ class ADE20K151(BaseSegDataset):
         palette=[[0, 0, 0], *ADE20KDataset.METAINFO['palette']],
     )
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**(dict(img_suffix='.jpg', seg_map_suffix='.png') | kwargs))
 
 
@@ -64,7 +64,7 @@ class ADE20K151(BaseSegDataset):
 class DepthDataset(NYUDataset):
     """Images and a depth map of the same name for each, without NYU's rooms as classes."""
 
-    METAINFO = dict()  # noqa: RUF012  (as above)
+    METAINFO: dict = {}  # noqa: RUF012  (as above)
 
     def _get_category_id_from_filename(self, image_fname: str) -> int:
         return -1

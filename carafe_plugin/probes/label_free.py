@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upsamplers trained without labels, by FeatUp's multi-view consistency: https://arxiv.org/abs/2403.10516."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,8 @@ class AttentionDownsampler(nn.Module):
         ValueError: in the call, patches of that size do not come in h rows and w columns.
     """
 
+    blur: Tensor
+
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         self.kernel_size = kernel_size
@@ -73,7 +76,7 @@ class AttentionDownsampler(nn.Module):
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         k, (height, width) = self.kernel_size, features.shape[-2:]
-        strides = [(side - k) // max(n - 1, 1) for side, n in zip((height, width), size, strict=True)]
+        strides = tuple((side - k) // max(n - 1, 1) for side, n in zip((height, width), size, strict=True))
         fits = all(
             (side - k) // max(stride, 1) + 1 == n
             for side, stride, n in zip((height, width), strides, size, strict=True)
@@ -176,13 +179,15 @@ class LabelFreeUpsampler(BaseModel):
                 p.mul_(0.1)
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))
 
-    def forward(self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor'):
+    def forward(
+        self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor'
+    ) -> Tensor | dict[str, Tensor]:
         """The upsampled features; with mode ``'loss'`` the losses of all views at once."""
         features = self.backbone(inputs)[-1]
         if mode != 'loss':
             return self.neck(features, inputs)
         views = [self._losses(inputs, features, first=index == 0) for index in range(self.jitters)]
-        return {name: sum(view[name] for view in views if name in view) for name in views[0]}
+        return {name: torch.stack([view[name] for view in views if name in view]).sum() for name in views[0]}
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One iteration, view by view, so that one view's graph is in memory at a time."""
@@ -210,7 +215,8 @@ class LabelFreeUpsampler(BaseModel):
                 f'the neck must end at the size of the image, {tuple(images.shape[-2:])}, got '
                 f'{tuple(upsampled.shape[-2:])}: set neck.to_image=True'
             )
-        jitter = Jitter.draw(*images.shape[-2:], self.max_pad, self.max_zoom)
+        height, width = images.shape[-2:]
+        jitter = Jitter.draw(height, width, self.max_pad, self.max_zoom)
         view = jitter(images)
         seen = self.backbone(view)[-1]
         viewed = jitter(upsampled)
@@ -222,7 +228,7 @@ class LabelFreeUpsampler(BaseModel):
             losses['loss_crf'] = self.crf_weight * sampled_crf(view, project(viewed))
         return losses
 
-    def _projection(self, features: Tensor):
+    def _projection(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         if self.projection is None:
             return lambda x: x
         images, channels = features.shape[:2]

@@ -55,6 +55,8 @@ class SigLoss(nn.Module):
         max_depth: pixels beyond it, and those of depth 0, do not count.
     """
 
+    seen: Tensor
+
     def __init__(self, warm_up: int = 100, max_depth: float = 10.0) -> None:
         super().__init__()
         self.warm_up, self.max_depth = warm_up, max_depth

@@ -10,13 +10,15 @@ from torch import Tensor
 from .cache import FeatureCache
 
 
-class _FrozenFeatures:
+class _FrozenFeatures(EncoderDecoder):
     """Features of a frozen backbone, upsampled by a neck that is called with the map and the image.
 
     With ``output_cls_token`` in the backbone the head gets the class token (N, C) behind the map.
     """
 
-    def __init__(self, *, neck: dict, frozen_neck: bool = False, cache: str | None = None, **kwargs) -> None:
+    def __init__(
+        self, *, neck: dict, frozen_neck: bool = False, cache: str | None = None, **kwargs: object
+    ) -> None:
         if kwargs.get('auxiliary_head') is not None:
             raise ValueError(f'a {type(self).__name__} has one head, got an auxiliary_head')
         super().__init__(neck=neck, **kwargs)
@@ -31,7 +33,7 @@ class _FrozenFeatures:
         self.cache = None if cache is None else FeatureCache(cache, self.backbone)
         self.train()
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> '_FrozenFeatures':
         super().train(mode)
         if self.frozen_neck:
             self.neck.eval()
@@ -55,7 +57,7 @@ class _FrozenFeatures:
 
 
 @MODELS.register_module()
-class ProbeSegmentor(_FrozenFeatures, EncoderDecoder):
+class ProbeSegmentor(_FrozenFeatures):
     """MMSegmentation's segmentor on frozen features.
 
     Args:

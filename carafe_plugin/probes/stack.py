@@ -48,13 +48,12 @@ class UpsampleStack(BaseModule):
     ) -> None:
         super().__init__()
         self.in_channels = require_positive_int('in_channels', in_channels)
-        factors = [require_positive_int('scale_factors', factor) for factor in scale_factors]
-        if upsample_cfg is None:
-            factors = []
-        self.scale_factor = prod(factors)
-        self.upsamplers = ModuleList(
-            build_upsampler(upsample_cfg, in_channels, factor, guide_channels=3) for factor in factors
-        )
+        self.upsamplers = ModuleList()
+        for factor in scale_factors:
+            require_positive_int('scale_factors', factor)
+            if upsample_cfg is not None:
+                self.upsamplers.append(build_upsampler(upsample_cfg, in_channels, factor, guide_channels=3))
+        self.scale_factor = prod(upsampler.scale_factor for upsampler in self.upsamplers)
         self.to_image = to_image
         self.residual = None
         if residual:
@@ -65,8 +64,8 @@ class UpsampleStack(BaseModule):
         for upsampler in self.upsamplers:
             guide = None
             if upsampler.needs_guide:
-                size = [upsampler.scale_factor * side for side in x.shape[-2:]]
-                guide = F.adaptive_avg_pool2d(image, size)
+                s, (height, width) = upsampler.scale_factor, x.shape[-2:]
+                guide = F.adaptive_avg_pool2d(image, (s * height, s * width))
             x = upsampler(x, guide)
         if self.residual is not None:
             x = x + 0.1 * self.residual(x)
