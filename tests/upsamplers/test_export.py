@@ -75,7 +75,7 @@ def test_oldest_opset(name):
 
     proto = to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=floor)
     assert proto.opset_import[0].version == floor
-    assert_onnx_equal(proto, model, call(3, 5, 9), rtol=1e-3, atol=1e-4)
+    assert_onnx_equal(proto, model, call(3, 5, 9), tolerance=LAYERS[torch.float32])
     if floor == 16:
         with pytest.raises(torch.onnx.errors.UnsupportedOperatorError, match='grid_sampler'):
             to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=15)
@@ -96,7 +96,7 @@ def test_many_sizes(case):
 
     proto = to_onnx(model, call(6, 7), dynamo=False)
     sizes = range(1, 100) if case == 'a2u' else (*range(1, 32), 49, 77, 98, 101, 150, 199)
-    assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), rtol=1e-3, atol=1e-3)
+    assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), tolerance=LAYERS[torch.float32])
 
 
 @pytest.mark.parametrize(
