@@ -95,7 +95,8 @@ def test_many_sizes(case):
         return (x, torch.randn(1, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
 
     proto = to_onnx(model, call(6, 7), dynamo=False)
-    sizes = range(1, 100) if case == 'a2u' else (*range(1, 32), 49, 77, 98, 101, 150, 199)
+    smallest = 2 if case == 'jbu' else 1  # ONNX reflects no map that is smaller than the border
+    sizes = range(1, 100) if case == 'a2u' else (*range(smallest, 32), 49, 77, 98, 101, 150, 199)
     assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), tolerance=LAYERS[torch.float32])
 
 
