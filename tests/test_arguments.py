@@ -112,7 +112,9 @@ CASES = {
         normalizer='sigmoid',
     ),
     upsamplers.DeconvUpsampler: upsampler(kernel_size=4),
-    upsamplers.DySample: upsampler(style='pl', groups=2, dyscope=True),
+    upsamplers.DySample: upsampler(
+        style='pl', groups=2, dyscope=True, scope_bias=Refused(True, 'scope_bias=True needs dyscope=True')
+    ),
     upsamplers.FADE: guided(up_kernel=3, encoder_kernel=5, compressed_channels=32, gate=True),
     upsamplers.FADELite: guided(up_kernel=3, encoder_kernel=5, gate=True),
     upsamplers.FreqFusion: guided(

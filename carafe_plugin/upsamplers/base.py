@@ -14,6 +14,17 @@ from carafe_plugin.ops.tensors import ints, is_exporting
 from .published import rename_keys
 
 
+def _entry(forward: Callable) -> Callable:
+    """A ``forward`` that runs another method in its place where :meth:`Upsampler.enter` says so."""
+
+    @functools.wraps(forward)
+    def entry(self: nn.Module, *args: Any, _method: Callable | None = None, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs) if _method is None else _method(*args, **kwargs)
+
+    entry.is_entry = True  # type: ignore[attr-defined]
+    return entry
+
+
 class Upsampler(nn.Module):
     """Base class: a map of ``in_channels`` channels, ``scale_factor`` times larger.
 
@@ -44,6 +55,7 @@ class Upsampler(nn.Module):
         self.in_channels = require_positive_int('in_channels', in_channels)
         self.scale_factor = require_positive_int('scale_factor', scale_factor)
 
+    @_entry
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """Upsample ``x`` (N, C, H, W) to (N, C, s*H, s*W); ``guide`` is a finer map, if one is needed."""
         raise NotImplementedError
@@ -97,17 +109,6 @@ class Upsampler(nn.Module):
 
     def extra_repr(self) -> str:
         return f'in_channels={self.in_channels}, scale_factor={self.scale_factor}'
-
-
-def _entry(forward: Callable) -> Callable:
-    """A ``forward`` that runs another method in its place where :meth:`Upsampler.enter` says so."""
-
-    @functools.wraps(forward)
-    def entry(self: Upsampler, *args: Any, _method: Callable | None = None, **kwargs: Any) -> Any:
-        return forward(self, *args, **kwargs) if _method is None else _method(*args, **kwargs)
-
-    entry.is_entry = True  # type: ignore[attr-defined]
-    return entry
 
 
 class GuidedUpsampler(Upsampler):

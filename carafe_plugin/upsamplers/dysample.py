@@ -37,7 +37,7 @@ class DySample(Upsampler):
 
     Raises:
         TypeError, ValueError: an argument is not a positive int, the style is unknown, C is not divisible
-            by ``groups``, or by s*s with ``pl``.
+            by ``groups``, or by s*s with ``pl``, or ``scope_bias`` comes without ``dyscope``.
     """
 
     published_names = (('init_pos', None),)
@@ -58,6 +58,8 @@ class DySample(Upsampler):
         require_divisible('in_channels', in_channels, 'groups', self.groups)
         if style == 'pl':
             require_divisible('in_channels', in_channels, 'scale_factor**2', scale_factor**2)
+        if scope_bias and not dyscope:
+            raise ValueError('scope_bias=True needs dyscope=True, got dyscope=False')
         phases = scale_factor**2
         channels = (in_channels, 2 * self.groups * phases)
         if style == 'pl':

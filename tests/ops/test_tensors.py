@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from carafe_plugin.ops.tensors import adaptive_avg_pool
 from tests.ops.test_export import EXPORTER_NOISE, assert_onnx_equal, to_onnx
+from tests.tolerances import LAYERS
 from tests.torch_versions import needs_export
 
 
@@ -54,10 +55,10 @@ def divide_by_reciprocals(proto):
 @needs_export
 @pytest.mark.parametrize('size', [1, 2, 3, 6, (5, 7)])
 def test_exported_pooling_at_many_sizes(size):
-    """The windows of all sizes are right in two arithmetics; 6 windows once had 17 wrong sizes below 200."""
+    """Windows are right, divided and multiplied; 6 of them once were wrong at 17 sizes below 200."""
     model = Pool(size).eval()
     proto = to_onnx(model, (torch.randn(2, 2, 9, 8),), dynamo=False)
     calls = [(torch.randn(1, 2, n, n % 13 + 1),) for n in range(1, 200)]
-    assert_onnx_equal(proto, model, *calls, rtol=1e-4, atol=1e-5)
+    assert_onnx_equal(proto, model, *calls, tolerance=LAYERS[torch.float32])
     assert divide_by_reciprocals(proto) or size == 1
-    assert_onnx_equal(proto, model, *calls, rtol=1e-4, atol=1e-5)
+    assert_onnx_equal(proto, model, *calls, tolerance=LAYERS[torch.float32])

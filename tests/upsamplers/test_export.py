@@ -75,7 +75,7 @@ def test_oldest_opset(name):
 
     proto = to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=floor)
     assert proto.opset_import[0].version == floor
-    assert_onnx_equal(proto, model, call(3, 5, 9), rtol=1e-3, atol=1e-4)
+    assert_onnx_equal(proto, model, call(3, 5, 9), tolerance=LAYERS[torch.float32])
     if floor == 16:
         with pytest.raises(torch.onnx.errors.UnsupportedOperatorError, match='grid_sampler'):
             to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=15)
@@ -95,8 +95,9 @@ def test_many_sizes(case):
         return (x, torch.randn(1, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
 
     proto = to_onnx(model, call(6, 7), dynamo=False)
-    sizes = range(1, 100) if case == 'a2u' else (*range(1, 32), 49, 77, 98, 101, 150, 199)
-    assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), rtol=1e-3, atol=1e-3)
+    smallest = 2 if case == 'jbu' else 1  # ONNX reflects no map that is smaller than the border
+    sizes = range(1, 100) if case == 'a2u' else (*range(smallest, 32), 49, 77, 98, 101, 150, 199)
+    assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), tolerance=LAYERS[torch.float32])
 
 
 @pytest.mark.parametrize(
