@@ -3,6 +3,8 @@
 Resolution, ICLR 2024, https://arxiv.org/abs/2403.10516.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,8 +60,8 @@ class JBU(GuidedUpsampler):
         if not 0 <= dropout < 1:
             raise ValueError(f'dropout must be in [0, 1), got {dropout}')
         entries = (2 * radius + 1) ** 2
-        self.range_temp = nn.Parameter(torch.zeros(()))
-        self.sigma_spatial = nn.Parameter(torch.ones(()))
+        self.range_temp = nn.Parameter(torch.zeros(1))  # FSDP2 takes no scalars
+        self.sigma_spatial = nn.Parameter(torch.ones(1))
         self.range_proj = _network(self.guide_channels, key_channels, dropout)
         self.fixup_proj = _network(self.guide_channels + entries, entries, dropout)
 
@@ -70,6 +72,12 @@ class JBU(GuidedUpsampler):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        for key in (f'{prefix}range_temp', f'{prefix}sigma_spatial'):
+            if key in state_dict:  # scalars in the released weights
+                state_dict[key] = state_dict[key].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         kernels = self.kernels(x, guide)

@@ -261,3 +261,13 @@ def test_weights_under_the_names_of_here_are_loaded_as_ever():
     ]
     with pytest.raises(RuntimeError, match='Unexpected key'):
         up.load_state_dict(other.state_dict())
+
+
+def test_featup_has_scalars():
+    """FSDP2 takes none, so they have one entry here."""
+    theirs = {key: value.clone() for key, value in build(dict(type='jbu')).state_dict().items()}
+    theirs |= dict(range_temp=torch.tensor(0.3), sigma_spatial=torch.tensor(1.7))
+    up = build(dict(type='jbu'))
+    up.load_state_dict(theirs, strict=True)
+    assert (up.range_temp.item(), up.sigma_spatial.item()) == pytest.approx((0.3, 1.7))
+    assert theirs['range_temp'].shape == ()
