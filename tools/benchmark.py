@@ -310,12 +310,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     threads = commands.add_parser('scaling', parents=[every], help='over CPU threads')
     threads.set_defaults(device='cpu')
     threads.add_argument(
-        '--threads', type=thread_counts, default=scaling.powers_of_two(torch.get_num_threads()),
+        '--threads', type=thread_counts,
         metavar='1,2,...', help='default: powers of two up to those that torch takes',
     )  # fmt: skip
     threads.add_argument('--config', default='configs/coco/mask-rcnn_r50_fpn-carafe_1x_coco.py')
     threads.add_argument('--image-size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'))
     args = parser.parse_args(argv)
+    if args.command == 'scaling' and not args.threads:
+        args.threads = scaling.powers_of_two(torch.get_num_threads())
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch finds no GPU here')
     if args.seconds <= 0:
