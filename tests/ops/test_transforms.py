@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import carafe_plugin
 from carafe_plugin.ops import _native
 from tests.ops.test_export import FUNCTIONS, Operator, operator_inputs
+from tests.tolerances import LAYERS, within
 from tests.torch_versions import needs_compile
 
 INTEGERS = (3, 2, 2)
@@ -129,7 +130,7 @@ def test_parameters_of_a_module():
     mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
     module(x).square().sum().backward()
     for name, p in module.named_parameters():
-        torch.testing.assert_close(mapped[name].sum(0), p.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(mapped[name].sum(0), p.grad, **within(LAYERS[torch.float32], p.grad))
 
 
 @pytest.mark.skipif('cpu' not in _native.loaded, reason=f'no native library: {_native.why_not("cpu")}')

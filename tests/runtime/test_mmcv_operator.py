@@ -21,7 +21,8 @@ from carafe_plugin.ops import _native, carafe, carafe_downsample, carafe_softmax
 from carafe_plugin.ops._checks import Sizes
 from carafe_plugin.runtime import mmcv_operator
 from tests import reference as oracle
-from tests.ops.native_cases import LAYOUTS, TOLERANCE, make_inputs
+from tests.ops.native_cases import LAYOUTS, make_inputs
+from tests.tolerances import OPERATOR, within
 
 CALL = (5, 2, 2)
 FLOAT32 = {torch.float32}
@@ -89,8 +90,7 @@ def test_it_computes_what_the_plain_form_does(compiled, dtype, layout):
         for result, expected in zip(results, exact, strict=True):
             assert result.dtype == dtype
             result, expected = result.detach().double(), expected.detach().double()
-            atol = TOLERANCE[dtype] * max(1, expected.abs().max())
-            torch.testing.assert_close(result, expected, rtol=0, atol=atol)
+            torch.testing.assert_close(result, expected, **within(OPERATOR[dtype], expected))
     assert (compiled.forwards, compiled.backwards) == (2, 2)
 
 
