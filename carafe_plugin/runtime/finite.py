@@ -80,10 +80,15 @@ class FiniteLossHook(Hook):
 def _broken_losses(outputs: dict) -> dict[str, float]:
     """What of an iteration's numbers is not finite; the total of the losses only where nothing else is."""
     # One look at the total tells of all its parts: each look at a GPU's number waits for it.
-    if 'loss' in outputs and math.isfinite(outputs['loss']):
+    if 'loss' in outputs and math.isfinite(_number(outputs['loss'])):
         return {}
-    broken = {name: float(value) for name, value in outputs.items() if not math.isfinite(value)}
+    values = {name: _number(value) for name, value in outputs.items()}
+    broken = {name: value for name, value in values.items() if not math.isfinite(value)}
     return {name: value for name, value in broken.items() if name != 'loss' or len(broken) == 1}
+
+
+def _number(value: torch.Tensor | float) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
 
 def _last_checkpoint(runner: Runner) -> str:

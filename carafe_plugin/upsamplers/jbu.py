@@ -80,12 +80,13 @@ class JBU(GuidedUpsampler):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        kernels = self.kernels(x, guide)
+        kernels = self._filters(x, guide)
         if self.scale_factor > 1:
             x = F.interpolate(x, scale_factor=self.scale_factor, mode='bicubic')
         return reassemble_padded(reflect(x, self.radius), kernels, 2 * self.radius + 1)
 
-    def kernels(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+    # Not `kernels()`: those of other upsamplers reassemble the coarse map.
+    def _filters(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """The kernels (N, k*k, s*H, s*W); their sums are one but for what the second network adds."""
         guide = self.match_guide(x, guide)
         keys = self.range_proj(guide)

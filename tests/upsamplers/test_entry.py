@@ -30,7 +30,7 @@ def test_hooks_fire_once(case, method):
 
 @pytest.mark.parametrize('case', [case for case in CASES if hasattr(build(case), 'kernels')])
 def test_hooks_see_the_kernels(case):
-    up = build(case).eval()  # without the dropout of jbu
+    up = build(case)
     args = inputs(up)
     seen = []
     up.register_forward_hook(lambda module, args, output: seen.append(output))
