@@ -11,7 +11,7 @@ from PIL import Image
 from carafe_plugin.inpainting.images import UnreadableImageError
 from carafe_plugin.inpainting.masks import random_box, random_strokes, read_mask
 from carafe_plugin.runtime.errors import UserError
-from carafe_tools.inpaint_files import check_masks
+from carafe_tools.inpaint_files import check_inpainting_dataset
 
 
 @pytest.mark.parametrize('area', [(0.15, 0.65), (0.3, 0.3001), (0.0, 0.0), (1.0, 1.0), (0.9, 0.95)])
@@ -138,8 +138,8 @@ def check_folder(folder, *masks):
     for index, mask in enumerate(masks):
         Image.fromarray(np.array(mask, np.uint8).reshape(2, 2)).save(folder / f'{index}.png')
     step = dict(type='HoleFromFiles', root=str(folder))
-    dataset = dict(type='InpaintingDataset', data_root='anywhere', pipeline=[dict(type='ReadImage'), step])
-    check_masks(dataset, 'train_dataloader.dataset')
+    dataset = dict(type='InpaintingDataset', data_root=str(folder), pipeline=[dict(type='ReadImage'), step])
+    check_inpainting_dataset(dataset, 'train_dataloader.dataset')
 
 
 GOOD, BLACK, WHITE, DARK = [0, 0, 0, 255], [0] * 4, [255] * 4, [0, 0, 0, 1]

@@ -16,8 +16,8 @@ from carafe_plugin.runtime.config_parts import type_name
 from carafe_plugin.runtime.data_checks import check_data, check_model
 from carafe_plugin.runtime.errors import UserError
 
-from .inpaint_files import check_masks
-from .start_files import check_inpainting_dataset, check_weight_files
+from .inpaint_files import check_inpainting_dataset
+from .start_files import check_weight_files
 
 
 def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
@@ -45,7 +45,6 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
         for split in splits:
             if isinstance(dataset := (cfg.get(f'{split}_dataloader') or {}).get('dataset'), dict):
                 check_inpainting_dataset(dataset, f'{split}_dataloader.dataset')
-                check_masks(dataset, f'{split}_dataloader.dataset')
         model = build_model(cfg)
         check_model(model, cfg, splits)
     if 'train' in splits:

@@ -69,7 +69,9 @@ def load_weights(model: nn.Module, checkpoint: dict) -> Fit:
         checkpoint: a state dict, or a dict that has one under ``state_dict``.
     """
     stored = checkpoint.get('state_dict', checkpoint)
-    state = {name.removeprefix('module.'): value for name, value in stored.items() if _is_tensor(value)}
+    state = {
+        name.removeprefix('module.'): value for name, value in stored.items() if isinstance(value, Tensor)
+    }
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     reshaped = {
         name: (own[name], tuple(value.shape))
@@ -86,10 +88,6 @@ def load_weights(model: nn.Module, checkpoint: dict) -> Fit:
     missing = [name for name in result.missing_keys if name in weights and name not in reshaped]
     reshaped = {name: shapes for name, shapes in reshaped.items() if name in weights}
     return Fit(len(weights), missing, reshaped, list(result.unexpected_keys))
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def read_weights(path: str, near: str) -> dict:
