@@ -7,7 +7,7 @@
 Needs a GPU, nvcc, and a Python with torch, numpy, pytest and setuptools; pytest-xdist and pytest-timeout are
 used where they are. Results go to benchmarks/<name of the GPU>/: check.json and check.md, written anew after
 every step, beside what tools/benchmark.py writes. Where everything passed, the last line says what to add to
-carafe_plugin/ops/_proven.py.
+carafe_plugin/ops/_proven.py. Steps that only have to be right (peer, tests, sanitizers) run at the same time.
 
 Environment: TORCH_CUDA_ARCH_LIST chooses other targets than this GPU's own. GPU_KIT names a folder with
 mmcv-*.tar.gz (mmcv's source package) and peer.py, where `peer.py SDIST OUT` makes mmcv's carafe importable
@@ -16,6 +16,7 @@ from OUT as mmcv.ops, on a machine without mmcv. KEEP_LIBRARIES=1 takes the libr
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +38,11 @@ STEPS = (
     *('build', 'environment', 'load', 'peer', 'tests', 'memcheck', 'racecheck', 'synccheck'),
     *('benchmark-op', 'benchmark-module', 'benchmark-published'),
 )
+#: Steps that run at the same time: their results count, not their times.
+AT_ONCE = ('peer', 'tests', 'memcheck', 'racecheck', 'synccheck')
 PASSED, FAILED, TIMED_OUT, UNFINISHED, NOT_RUN = 'passed', 'failed', 'timed out', 'unfinished', 'not run'
+
+_running: set[subprocess.Popen] = set()
 
 _ASK_GPU = """
 import json, torch
@@ -61,7 +67,8 @@ def commands(out: Path, sources: str) -> dict[str, list[str]]:
     pytest = ['-m', 'pytest', '-p', 'no:cacheprovider']
     tests = [f'tests/ops/test_{name}.py' for name in ('native', 'registrations', 'cuda')]
     # Every family of kernels, small: the sanitizers slow them down a hundredfold.
-    small = ['tests/ops/test_native.py', '-k', 'cuda and (dtypes_and_layouts or nan_weight)']
+    families = 'dtypes_and_layouts or nan_weight or many_channels'
+    small = ['tests/ops/test_native.py', '-k', f'cuda and ({families})']
     sdists = sorted(Path(os.environ['GPU_KIT']).glob('mmcv-*.tar.gz')) if os.environ.get('GPU_KIT') else []
     peer = ['-c', 'import mmcv.ops; print(mmcv.ops.carafe)']
     if sdists:
@@ -139,13 +146,14 @@ def sources_hash() -> str:
 
 
 class Report:
-    """check.json and check.md: facts, and a row for each step in the order in which they ran.
+    """check.json and check.md: facts, and a row for each step.
 
     Steps of an earlier run stay where all facts are the same and this run does not repeat them.
     """
 
     def __init__(self, folder: Path, about: dict[str, str]) -> None:
         self.folder, self.about, self.steps = folder, about, {}
+        self.lock = threading.Lock()
         path = folder / 'check.json'
         if path.exists():
             kept = json.loads(path.read_text())
@@ -154,9 +162,11 @@ class Report:
                 self.steps = {row['step']: row for row in steps}
 
     def note(self, step: str, result: str, seconds: float = 0, last_line: str = '') -> None:
-        self.steps.pop(step, None)
-        self.steps[step] = dict(step=step, result=result, seconds=round(seconds), last_line=last_line)
-        self._write()
+        with self.lock:
+            row = dict(step=step, result=result, seconds=round(seconds), last_line=last_line)
+            known = self.steps | {step: row}
+            self.steps = {name: known[name] for name in STEPS if name in known}
+            self._write()
 
     def proven(self) -> bool:
         """Whether the tests passed on the library as these sources give it, and nothing else failed."""
@@ -189,7 +199,7 @@ class Report:
         return '\n'.join(lines) + '\n'
 
 
-def run(command: Sequence[str], limit: float) -> tuple[str, str]:
+def run(step: str, command: Sequence[str], limit: float) -> tuple[str, str]:
     """Run a step, its output shown as it comes; the result and the last line that says something."""
     process = subprocess.Popen(
         command,
@@ -209,23 +219,29 @@ def run(command: Sequence[str], limit: float) -> tuple[str, str]:
 
     timer = threading.Timer(limit, stop)
     timer.start()
+    _running.add(process)
     last = ''
-    try:
-        for line in process.stdout:
-            print(line, end='', flush=True)
-            last = line.strip() or last
-        process.wait()
-    finally:
-        timer.cancel()
-        if process.poll() is None:  # this script itself is being stopped
-            os.killpg(process.pid, signal.SIGKILL)
+    for line in process.stdout:
+        print(f'{step}: {line}' if step in AT_ONCE else line, end='', flush=True)
+        last = line.strip() or last
+    process.wait()
+    _running.discard(process)
+    timer.cancel()
     if late.is_set():
         return TIMED_OUT, f'after {limit:g} s: {last}'
     return PASSED if process.returncode == 0 else FAILED, last
 
 
+def stop_all(*_) -> None:
+    """End this script with all that it started; check.json says which steps were under way."""
+    for process in list(_running):
+        os.killpg(process.pid, signal.SIGKILL)
+    os._exit(143)
+
+
 def take_step(step: str, command: Sequence[str], limit: float, report: Report) -> None:
     """Run a step and note how it went; before it, that it has begun."""
+    print(f'== {step}', flush=True)
     if step == 'build' and os.environ.get('KEEP_LIBRARIES') == '1':
         report.note(step, NOT_RUN, last_line='KEEP_LIBRARIES=1: the libraries that are there')
         return
@@ -234,7 +250,7 @@ def take_step(step: str, command: Sequence[str], limit: float, report: Report) -
         return
     report.note(step, UNFINISHED)
     start = time.monotonic()
-    result, last = run(command, limit)
+    result, last = run(step, command, limit)
     if step == 'peer' and result != PASSED:
         # mmcv is a yardstick: without it the rest is as good, but the reader must know.
         result, last = NOT_RUN, f"mmcv's operator is missing, nothing is measured against it: {last}"
@@ -278,11 +294,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ['TORCH_CUDA_ARCH_LIST'] = about['capability']
     out = Path('benchmarks', re.sub('[^A-Za-z0-9.]+', '-', about['gpu']))
     known = commands(out, about['CUDA sources'])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a step under way is ended in any case
+    signal.signal(signal.SIGTERM, stop_all)
     report = Report(ROOT / out, about)
-    for step in args.steps:
-        print(f'== {step}', flush=True)
-        take_step(step, known[step], args.limit, report)
+    for at_once, steps in itertools.groupby(args.steps, lambda step: step in AT_ONCE):
+        names = list(steps)
+        with ThreadPoolExecutor(len(names) if at_once else 1) as pool:
+            list(pool.map(lambda step: take_step(step, known[step], args.limit, report), names))
     print(report.text())
     if report.proven():
         print(f'Proven. Add to PROVEN in carafe_plugin/ops/_proven.py:\n    {report.entry()}')

@@ -69,6 +69,7 @@ def test_sizes(device, kernel_size, scale_factor, down):
 def test_dtypes_and_layouts(device, dtype, layout):
     for shape, sizes in (
         ((2, 12, 5, 19), (5, 1, 2, False)),
+        ((1, 24, 3, 18), (5, 1, 2, False)),
         ((1, 5, 3, 13), (5, 1, 2, False)),
         ((1, 9, 4, 3), (3, 1, 1, False)),
         ((2, 12, 4, 7), (3, 4, 3, False)),

@@ -67,8 +67,23 @@ def test_check_json_is_there_while_a_step_runs(check, tmp_path):
     for i, step in enumerate(tool.STEPS):
         seen = json.loads((tmp_path / f'seen-{step}.json').read_text())
         assert seen['gpu'] == 'NVIDIA H000 80GB'
-        results = [(row['step'], row['result']) for row in seen['steps']]
-        assert results == [(s, 'passed') for s in tool.STEPS[:i]] + [(step, 'unfinished')]
+        results = {row['step']: row['result'] for row in seen['steps']}
+        assert list(results) == [s for s in tool.STEPS if s in results]
+        assert results.pop(step) == 'unfinished'
+        before = [s for s in tool.STEPS[:i] if s not in tool.AT_ONCE or step not in tool.AT_ONCE]
+        assert all(results[s] == 'passed' for s in before)
+        assert not set(results) - set(before) or step in tool.AT_ONCE
+
+
+def test_steps_that_only_have_to_be_right_run_at_the_same_time(check, tmp_path, capsys):
+    """Each waits until all have begun."""
+    tool, steps = check
+    begun = ' '.join(f'-a -e begun-{step}' for step in tool.AT_ONCE)
+    for step in tool.AT_ONCE:
+        steps[step] = shell(f'touch begun-{step}; until [ 1 = 1 {begun} ]; do sleep 0.02; done; echo ok')
+    assert tool.main(['--limit', '20']) == 0
+    assert {row['result'] for row in rows(tmp_path).values()} == {'passed'}
+    assert 'racecheck: ok' in capsys.readouterr().out.splitlines()
 
 
 def test_a_failed_step_ends_nothing_and_proves_nothing(check, tmp_path, capsys):
