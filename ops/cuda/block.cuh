@@ -16,7 +16,7 @@ struct Cut {
   int splits;
 };
 
-// What a block of threads has to do.
+// What a block of threads has to do, or a warp.
 struct Block {
   int64_t image, group;
   int first_channel; // of the group
@@ -24,8 +24,8 @@ struct Block {
 };
 
 // Blocks are counted along x alone: the other axes end at 65,535.
-CARAFE_DEVICE Block block_at(const Cut& cut, const Problem& p) {
-  unsigned rest = blockIdx.x;
+CARAFE_DEVICE Block block_at(const Cut& cut, const Problem& p, unsigned index) {
+  unsigned rest = index;
   Block block;
   block.x = int(rest % cut.columns) * cut.width;
   rest /= cut.columns;
@@ -37,6 +37,8 @@ CARAFE_DEVICE Block block_at(const Cut& cut, const Problem& p) {
   block.image = rest / unsigned(p.groups);
   return block;
 }
+
+CARAFE_DEVICE Block block_at(const Cut& cut, const Problem& p) { return block_at(cut, p, blockIdx.x); }
 
 inline int64_t block_count(const Cut& cut, const Problem& p) {
   return p.batch * p.groups * cut.rows * cut.columns * cut.splits;

@@ -6,10 +6,9 @@
 namespace carafe {
 namespace {
 
-constexpr int kResident = 3; // blocks on a multiprocessor: what the registers of (5, 2) allow
-// Small maps leave multiprocessors idle. Fewer tiles than they could hold: the channels go
-// to several warps, from kLeastSliced on. Fewer than there are: to more warps, each of
-// which still has 8 channels.
+// Small maps leave multiprocessors idle. Fewer tiles than warps that they could hold: the
+// channels of a tile go to several warps, from kLeastSliced on. Fewer than multiprocessors:
+// to more warps, each of which still has 8 channels.
 constexpr int kFewSlices = 4, kMostSlices = 8;
 constexpr int kLeastSliced = 16, kLeastMostSliced = 64;
 
@@ -52,131 +51,126 @@ write_gradient(const Problem& p, const Block& block, int y, int x, int phase, fl
     store_entries<K, uint16_t>(g, offset, gradient);
 }
 
-// A thread owns a cell and its K*K*S*S sums; the gradient of the output comes
-// straight from global memory, each value read by one thread. kSlices = 1: the
-// block is a tile of 128 cells. kSlices > 1, for small maps: a tile of 32,
-// each warp takes its part of the channels, and the sums meet in shared memory,
-// always in the order of the warps.
-template <int K, int S, typename T, int kSlices>
-__global__ void __launch_bounds__(FeaturePipe<T, kSlices>::kThreads, kSlices == kMostSlices ? 1 : kResident)
+template <int kSlices>
+constexpr int kThreadsOf = kSlices == 1 ? kPlanarThreads : kSlices * kWarp;
+
+// A thread owns the sums of its cells, K*K*S*S; the gradient of the output comes
+// straight from global memory, each value read by one thread. kSlices = 1: a
+// warp has a tile. kSlices > 1, for small maps: a block has one, each warp takes
+// its part of the channels, and the sums meet in shared memory, always in the
+// order of the warps.
+template <int K, int S, typename T, typename Shape, int kSlices>
+__global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 1 : kPlanarResident)
     correlate_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  constexpr int kCells = FeaturePipe<T, kSlices>::kThreads / kSlices;
+  using Pipe = FeaturePipe<K, T, Shape>;
+  using Own = Share<K, S, Shape>;
+  constexpr int kPhases = Own::kPhases;
   const Problem& p = a.problem;
-  const FeatureTile& tile = a.tile;
-  const Block block = block_at(a.cut, p);
-  const int cell = int(threadIdx.x) % kCells, slice = int(threadIdx.x) / kCells;
-  int row = cell / a.cut.width, column = cell % a.cut.width;
-  const int y = block.y + row, x = block.x + column;
-  const bool exists = row < a.cut.height && y < p.cells_h && x < p.cells_w;
-  if (!exists)
-    row = column = 0;
+  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
+  const unsigned index = kSlices == 1 ? blockIdx.x * kPlanarWarps + warp : blockIdx.x;
+  if (index >= a.tiles) // of a whole block where its warps will meet
+    return;
+  Block block = block_at(a.cut, p, index);
+  block.first_channel = kSlices == 1 ? 0 : warp * a.cut.split_channels;
+  const Own own;
+  const int y = block.y + own.row, x = block.x + own.column;
+  const bool exists = y < p.cells_h && x < p.cells_w;
 
-  FeaturePipe<T, kSlices> pipe(a, block, shared);
-  const int left = a.cut.group_channels - slice * a.cut.split_channels;
-  const int own = left < a.cut.split_channels ? left : a.cut.split_channels; // channels, perhaps none
-  const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0] +
-      (block.group * a.cut.group_channels + (own > 0 ? slice * a.cut.split_channels : 0)) *
-          p.output.stride[1];
-  OutputPipe<S, T> output{
-      reinterpret_cast<T*>(shared + FeaturePipe<T, kSlices>::shared_floats(tile)),
-      exists ? source + y * S * p.output.stride[2] + x * S : source,
-      p.output.stride[2],
-      p.output.stride[1],
-      a.together,
-      exists};
-  for (int c = 0; c < kStages - 1; ++c) {
-    output.fetch(c, c < own);
-    pipe.fetch(c);
-  }
-  const int corner = slice * tile.area + row * tile.pitch + column + tile.margin - K / 2;
-  float sum[K * K][S * S] = {};
-#pragma unroll 1
-  for (int c = 0; c < a.cut.split_channels; ++c) {
-    pipe.arrive(c);
-    float grad[S * S];
-    output.read(c, grad, p.output.dtype);
-    output.fetch(c + kStages - 1, c + kStages - 1 < own);
-    pipe.fetch(c + kStages - 1);
-    const float* features = pipe.tiles(c) + corner;
+  const int left = a.cut.group_channels - block.first_channel;
+  const int channels = left < a.cut.split_channels ? left : a.cut.split_channels; // perhaps none
+  Pipe pipe(p, a.cut, block, channels, shared + warp * Pipe::kFloats);
+  const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0];
+  if (exists && channels > 0)
+    source += (block.group * a.cut.group_channels + block.first_channel) * p.output.stride[1] +
+        (y * S + own.part) * p.output.stride[2] + x * S;
+  OutputPipe<Own::kPixels, Own::kRows, T> output(p.output, source, exists ? channels : 0);
+  float sum[Own::kCells][kPhases][K * K] = {};
+  for_each_channel(channels, [&](int stage, int c) {
+    const float* features = pipe.take(stage, c) + Pipe::corner(own.row, own.column);
+    float grad[Own::kRows * Own::kPixels];
+    output.take(stage, c, grad, p.output.dtype);
 #pragma unroll
-    for (int i = 0; i < K; ++i)
+    for (int i = 0; i < K; ++i) {
+      float window[Own::kWindow];
+      Own::load_window(window, features + i * Pipe::Tile::kPitch);
 #pragma unroll
-      for (int j = 0; j < K; ++j) {
-        const float feature = features[i * tile.pitch + j];
+      for (int cell = 0; cell < Own::kCells; ++cell)
 #pragma unroll
-        for (int phase = 0; phase < S * S; ++phase)
-          sum[i * K + j][phase] += grad[phase] * feature;
-      }
-  }
+        for (int j = 0; j < K; ++j)
+#pragma unroll
+          for (int phase = 0; phase < kPhases; ++phase)
+            sum[cell][phase][i * K + j] += grad[phase / S * Own::kPixels + cell * S + phase % S] *
+                window[cell + j];
+    }
+  });
 
-  wait_copies<0>(); // the last ones, of zeros, land where sums may go
+  constexpr int kResults = Own::kCells * kPhases; // of a thread, K * K entries each
   float total[K * K];
 #pragma unroll
-  for (int phase = 0; phase < S * S; ++phase) {
+  for (int i = 0; i < kResults; ++i) {
+    const float* part = sum[i / kPhases][i % kPhases];
     if constexpr (kSlices == 1) {
 #pragma unroll
       for (int t = 0; t < K * K; ++t)
-        total[t] = sum[t][phase];
+        total[t] = part[t];
       if (exists)
-        write_gradient<K, S>(p, block, y, x, phase, total);
+        write_gradient<K, S>(p, block, y, x + i / kPhases, own.part * kPhases + i % kPhases, total);
     } else {
-      __syncthreads(); // the tiles, or the sums of the phase before, are read
+      __syncthreads(); // the tiles, or the sums before, are read
 #pragma unroll
       for (int t = 0; t < K * K; ++t)
-        shared[(slice * K * K + t) * kCells + cell] = sum[t][phase];
+        shared[(warp * K * K + t) * kWarp + lane] = part[t];
       __syncthreads();
-      if (slice == phase % kSlices) {
+      if (warp == i) {
 #pragma unroll
         for (int t = 0; t < K * K; ++t) {
           total[t] = 0;
 #pragma unroll
-          for (int s = 0; s < kSlices; ++s)
-            total[t] += shared[(s * K * K + t) * kCells + cell];
+          for (int slice = 0; slice < kSlices; ++slice)
+            total[t] += shared[(slice * K * K + t) * kWarp + lane];
         }
       }
     }
   }
   if constexpr (kSlices > 1) {
-    static_assert(S * S <= kSlices, "a warp ends at most one phase");
-    if (exists && slice < S * S)
-      write_gradient<K, S>(p, block, y, x, slice, total);
+    static_assert(kResults <= kSlices, "a warp ends at most one result");
+    if (exists && warp < kResults)
+      write_gradient<K, S>(p, block, y, x + warp / kPhases, own.part * kPhases + warp % kPhases, total);
   }
 }
 
 template <int K, int S, typename T>
 struct CorrelatePlanar {
-  template <int kSlices>
-  static Launched launch_sliced(const Problem& p, Host& host, const char* name) {
-    using Pipe = FeaturePipe<T, kSlices>;
-    PlanarParams a{p};
-    constexpr int kThreads = Pipe::kThreads;
-    if (!choose_tile(a, kThreads / kSlices, kSlices, Pipe::kSlots))
-      return {};
-    a.cut.group_channels = int(group_channels(p));
+  template <int kSlices, typename Shape>
+  static Launched launch_sliced(const Problem& p, Host& host, Shape, const char* name) {
+    constexpr int kThreads = kThreadsOf<kSlices>, kWarps = kThreads / kWarp;
+    PlanarParams a{p, cut_by<Shape>(p)};
+    const int64_t tiles = block_count(a.cut, p); // a sum over channels is one block's
+    a.tiles = unsigned(tiles);
     a.cut.split_channels = int(ceil_div(a.cut.group_channels, kSlices));
-    a.cut.splits = 1; // a sum over channels is one block's
-    a.together = pixels_together(p);
-    const int64_t tiles = block_count(a.cut, p);
-    if (kSlices == 1 && tiles < kResident * host.multiprocessors && a.cut.group_channels >= kLeastSliced)
+    if (kSlices == 1 && tiles < kPlanarResident * kPlanarWarps * host.multiprocessors &&
+        a.cut.group_channels >= kLeastSliced)
       return {};
     if (kSlices == kMostSlices && (tiles > host.multiprocessors || a.cut.group_channels < kLeastMostSliced))
       return {};
-    int64_t bytes = sizeof(float) * Pipe::shared_floats(a.tile) + OutputPipe<S, T>::shared_bytes(kThreads);
+    const int64_t pipes = int64_t(sizeof(float)) * kWarps * FeaturePipe<K, T, Shape>::kFloats;
     const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
-    bytes = bytes > sums ? bytes : sums;
-    if (kSlices == kMostSlices && bytes > kMostShared)
-      return {};
     return {
         name,
-        carafe::launch(correlate_planar_kernel<K, S, T, kSlices>, tiles, kThreads, bytes, host.stream, a)};
+        carafe::launch(
+            correlate_planar_kernel<K, S, T, Shape, kSlices>, kSlices == 1 ? ceil_div(tiles, kWarps) : tiles,
+            kThreads, pipes > sums ? pipes : sums, host.stream, a)};
   }
 
   static Launched launch(const Problem& p, Host& host) {
-    Launched launched = launch_sliced<1>(p, host, "correlate_planar");
-    if (launched.kernel == nullptr)
-      launched = launch_sliced<kMostSlices>(p, host, "correlate_planar_sliced_8");
-    return launched.kernel ? launched : launch_sliced<kFewSlices>(p, host, "correlate_planar_sliced");
+    return with_shape(p, [&](auto shape) {
+      Launched launched = launch_sliced<1>(p, host, shape, "correlate_planar");
+      if (launched.kernel == nullptr)
+        launched = launch_sliced<kMostSlices>(p, host, shape, "correlate_planar_sliced_8");
+      return launched.kernel ? launched
+                             : launch_sliced<kFewSlices>(p, host, shape, "correlate_planar_sliced");
+    });
   }
 };
 

@@ -35,10 +35,12 @@ CARAFE_DEVICE uint16_t float_to_bfloat16(float value) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
-// The value of another lane; the whole warp takes part.
-template <typename T>
-CARAFE_DEVICE T shuffle(T value, int lane) {
-  return __shfl_sync(0xffffffffu, value, lane);
+// The value of the lane `distance`, a constant, further on; past either end a lane's own.
+// The whole warp takes part.
+CARAFE_DEVICE float shuffle_by(float value, int distance) {
+  if (distance > 0)
+    return __shfl_down_sync(0xffffffffu, value, distance);
+  return distance < 0 ? __shfl_up_sync(0xffffffffu, value, -distance) : value;
 }
 
 template <typename T>
@@ -46,26 +48,20 @@ CARAFE_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
-// Copy kBytes (4, 8 or 16, aligned to that) to shared memory, or write zeros. Done
-// for this thread after wait_copies, for the block after a barrier more.
+// Copy kBytes (4, 8 or 16, aligned to that) to shared memory. Done for this thread
+// after wait_copies, for others after a barrier more.
 template <int kBytes>
-CARAFE_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+CARAFE_DEVICE void copy_async(void* shared, const void* global) {
 #if __CUDA_ARCH__ >= 800
   const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  const int size = valid ? kBytes : 0;
-  if (kBytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(size));
-  else
-    asm volatile(
-        "cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(global), "r"(size), "n"(kBytes));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(global), "n"(kBytes));
 #else
   if (kBytes == 16)
-    *static_cast<uint4*>(shared) = valid ? load_global(static_cast<const uint4*>(global))
-                                         : make_uint4(0, 0, 0, 0);
+    *static_cast<uint4*>(shared) = load_global(static_cast<const uint4*>(global));
   else if (kBytes == 8)
-    *static_cast<uint2*>(shared) = valid ? load_global(static_cast<const uint2*>(global)) : make_uint2(0, 0);
+    *static_cast<uint2*>(shared) = load_global(static_cast<const uint2*>(global));
   else
-    *static_cast<uint32_t*>(shared) = valid ? load_global(static_cast<const uint32_t*>(global)) : 0;
+    *static_cast<uint32_t*>(shared) = load_global(static_cast<const uint32_t*>(global));
 #endif
 }
 
@@ -150,9 +146,12 @@ CARAFE_DEVICE uint16_t narrow(float value, Dtype dtype) {
 
 // One element whose width is known, float or 16 bits: no branch, so that a row
 // of loads can be under way at once.
-CARAFE_DEVICE float load_element(const float* source, Dtype) { return load_global(source); }
-CARAFE_DEVICE float load_element(const uint16_t* source, Dtype dtype) {
-  return widen(load_global(source), dtype);
+CARAFE_DEVICE float as_float(float value, Dtype) { return value; }
+CARAFE_DEVICE float as_float(uint16_t bits, Dtype dtype) { return widen(bits, dtype); }
+
+template <typename T>
+CARAFE_DEVICE float load_element(const T* source, Dtype dtype) {
+  return as_float(load_global(source), dtype);
 }
 
 CARAFE_DEVICE void store_element(float* target, Dtype, float value) { store_global(target, value); }

@@ -5,77 +5,78 @@
 namespace carafe {
 namespace {
 
-constexpr int kResident = 3; // blocks on a multiprocessor: what the registers of (5, 2) allow
-
-// A thread owns a cell: its K*K*S*S masks stay in registers while the
-// channels pass by, K*K reads of shared memory for K*K*S*S multiply-adds. A
-// block owns a tile of at most 128 cells, a group, and some of its channels.
-template <int K, int S, typename T>
-__global__ void __launch_bounds__(kPlanarThreads, kResident) reassemble_planar_kernel(const PlanarParams a) {
+// The masks of a thread's cells stay in registers while the channels pass by. A warp
+// owns a tile of 32 cells, a group, and some of its channels.
+template <int K, int S, typename T, typename Shape>
+__global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
+    reassemble_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
+  using Pipe = FeaturePipe<K, T, Shape>;
+  using Own = Share<K, S, Shape>;
+  constexpr int kPhases = Own::kPhases;
   const Problem& p = a.problem;
-  const FeatureTile& tile = a.tile;
-  const Block block = block_at(a.cut, p);
-  int row = int(threadIdx.x) / a.cut.width, column = int(threadIdx.x) % a.cut.width;
-  const int y = block.y + row, x = block.x + column;
-  const bool exists = row < a.cut.height && y < p.cells_h && x < p.cells_w;
-  // Of the last warps of a tile at the lower border no thread has a cell.
-  const int warp_row = int(threadIdx.x) / kWarp * kWarp / a.cut.width;
-  const bool idle = warp_row >= a.cut.height || block.y + warp_row >= p.cells_h;
-  if (!exists)
-    row = column = 0;
+  const int warp = int(threadIdx.x) / kWarp;
+  const unsigned index = blockIdx.x * kPlanarWarps + warp;
+  if (index >= a.tiles)
+    return;
+  const Block block = block_at(a.cut, p, index);
+  const Own own;
+  const int y = block.y + own.row, x = block.x + own.column;
+  const bool exists = y < p.cells_h && x < p.cells_w;
 
-  FeaturePipe<T, 1> pipe(a, block, shared);
   const int left = a.cut.group_channels - block.first_channel;
   const int channels = left < a.cut.split_channels ? left : a.cut.split_channels;
-  for (int c = 0; c < kStages - 1; ++c)
-    pipe.fetch(c);
+  Pipe pipe(p, a.cut, block, channels, shared + warp * Pipe::kFloats);
 
-  CellMasks<K, S * S> w;
-  load_masks<K, S, S * S>(w, p.masks, p.softmax, exists, mask_offset(p.masks, block, y, x));
+  CellMasks<K, kPhases> w[Own::kCells];
+#pragma unroll
+  for (int cell = 0; cell < Own::kCells; ++cell)
+    load_masks<K, S, kPhases>(
+        w[cell], p.masks, p.softmax, exists, mask_offset(p.masks, block, y, x + cell), own.part * kPhases);
 
   T* target = static_cast<T*>(p.output.data) + block.image * p.output.stride[0] +
       (block.group * a.cut.group_channels + block.first_channel) * p.output.stride[1] +
-      y * S * p.output.stride[2] + x * S;
-  const int corner = row * tile.pitch + column + tile.margin - K / 2;
-#pragma unroll 1
-  for (int c = 0; c < channels; ++c) {
-    pipe.arrive(c);
-    pipe.fetch(c + kStages - 1); // where channel c-1 was, which nobody reads any more
-    if (idle)
-      continue;
-    const float* features = pipe.tiles(c) + corner;
-    float sum[S * S] = {};
+      (y * S + own.part) * p.output.stride[2] + x * S;
+  const int row_stride = int(p.output.stride[2]);
+  for_each_channel(channels, [&](int stage, int c) {
+    const float* features = pipe.take(stage, c) + Pipe::corner(own.row, own.column);
+    float sum[Own::kRows][Own::kCells][S] = {};
 #pragma unroll
-    for (int i = 0; i < K; ++i)
+    for (int i = 0; i < K; ++i) {
+      float window[Own::kWindow];
+      Own::load_window(window, features + i * Pipe::Tile::kPitch);
 #pragma unroll
-      for (int j = 0; j < K; ++j) {
-        const float feature = features[i * tile.pitch + j];
+      for (int cell = 0; cell < Own::kCells; ++cell)
 #pragma unroll
-        for (int phase = 0; phase < S * S; ++phase)
-          sum[phase] += w[i * K + j][phase] * feature;
-      }
-    if (exists) {
+        for (int j = 0; j < K; ++j)
 #pragma unroll
-      for (int phase = 0; phase < S; ++phase)
-        store_row<S>(target + phase * p.output.stride[2], sum + phase * S, p.output.dtype);
+          for (int phase = 0; phase < kPhases; ++phase)
+            sum[phase / S][cell][phase % S] += w[cell][i * K + j][phase] * window[cell + j];
+    }
+    if (exists && c < channels) {
+#pragma unroll
+      for (int r = 0; r < Own::kRows; ++r)
+        store_row<Own::kPixels>(target + r * row_stride, sum[r][0], p.output.dtype);
     }
     target += p.output.stride[1];
-  }
+  });
 }
 
 template <int K, int S, typename T>
 struct ReassemblePlanar {
   static Launched launch(const Problem& p, Host& host) {
-    PlanarParams a{p};
-    if (!pixels_together(p) || !choose_tile(a, kPlanarThreads, 1, FeaturePipe<T, 1>::kSlots))
-      return {};
-    choose_splits(a.cut, p, host.multiprocessors, kResident);
-    return {
-        "reassemble_planar",
-        carafe::launch(
-            reassemble_planar_kernel<K, S, T>, block_count(a.cut, p), kPlanarThreads,
-            sizeof(float) * FeaturePipe<T, 1>::shared_floats(a.tile), host.stream, a)};
+    return with_shape(p, [&](auto shape) -> Launched {
+      using Shape = decltype(shape);
+      PlanarParams a{p, cut_by<Shape>(p)};
+      choose_splits(a.cut, p, host.multiprocessors, kPlanarResident * kPlanarWarps);
+      const int64_t tiles = block_count(a.cut, p);
+      a.tiles = unsigned(tiles);
+      return {
+          "reassemble_planar",
+          carafe::launch(
+              reassemble_planar_kernel<K, S, T, Shape>, ceil_div(tiles, kPlanarWarps), kPlanarThreads,
+              sizeof(float) * kPlanarWarps * FeaturePipe<K, T, Shape>::kFloats, host.stream, a)};
+    });
   }
 };
 

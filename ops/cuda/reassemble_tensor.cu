@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, kResident) reassemble_tensor_kernel(
   uint32_t* rows = tiles + 2 * L::kStage + warp * L::kOutput;
   uint32_t* staged = rows + (group * S + q / 2) * kStageRow + q % 2;
 
-  // A thread brings one word of the tile, of every channel.
+  // A thread brings one word of the tile, of every channel; what is outside the map stays zero.
   const int tile_row = int(threadIdx.x) / L::kWords, tile_word = int(threadIdx.x) % L::kWords;
   const int feature_y = block.y + tile_row - K / 2, feature_x = block.x + 2 * tile_word - K / 2;
   const bool inside = feature_y >= 0 && feature_y < p.in_h && feature_x >= 0 && feature_x < p.in_w;
@@ -91,11 +91,11 @@ __global__ void __launch_bounds__(kThreads, kResident) reassemble_tensor_kernel(
       block.image * p.features.stride[0] + first * p.features.stride[1];
   source += inside ? feature_y * p.features.stride[2] + feature_x : 0;
   const auto fetch = [&](int c) {
-    if (tile_row < L::kRows) {
+    if (tile_row < L::kRows && inside) {
       uint32_t* target = tiles + c / kSlab % 2 * L::kStage + tile_row * L::kPitch + tile_word;
 #pragma unroll
       for (int i = 0; i < kSlab; ++i) {
-        copy_async<4>(target + i * L::kPlane, source, inside);
+        copy_async<4>(target + i * L::kPlane, source);
         source += c + i + 1 < channels ? p.features.stride[1] : 0; // past the last one: anything
       }
     }
@@ -144,6 +144,9 @@ __global__ void __launch_bounds__(kThreads, kResident) reassemble_tensor_kernel(
   // Word 15 of the last window of a row lies behind the row.
   for (int i = int(threadIdx.x); i < 2 * kSlab * L::kRows; i += kThreads)
     tiles[i / L::kRows * L::kPlane + i % L::kRows * L::kPitch + L::kWords] = 0;
+  if (tile_row < L::kRows && !inside)
+    for (int i = 0; i < 2 * kSlab; ++i)
+      tiles[i * L::kPlane + tile_row * L::kPitch + tile_word] = 0;
 
   const int corner = group * L::kPlane + unit_y * L::kPitch + unit_x / 2; // of the first window, in a stage
   int words[4]; // of the features under it, that this lane reads

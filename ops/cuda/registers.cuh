@@ -7,12 +7,14 @@
 
 namespace carafe {
 
-constexpr int kStages = 4; // channels under way
+// Channels under way, in registers; channels that have a place in shared memory.
+constexpr int kAhead = 2, kStages = 2;
+static_assert(kStages % kAhead == 0);
 
 template <int K, int P>
 using CellMasks = float[K * K][P];
 
-// P = S*S phases of a cell, or one of them.
+// P phases of a cell, of its S*S ones, in their order.
 template <int K, int S, int P, typename T>
 CARAFE_DEVICE void load_masks_as(CellMasks<K, P>& w, const MaskView& view, int64_t offset, int first_phase) {
   const T* entry = static_cast<const T*>(view.data) + offset;
@@ -73,71 +75,116 @@ CARAFE_DEVICE void load_masks(
     normalise<K, P>(w);
 }
 
-// The S*S output pixels of each thread's cell, channel after channel, on their
-// way through shared memory: kStages - 1 channels are under way, which registers
-// could not hold. Each thread reads what it copied itself, so no barrier.
-template <int S, typename T>
-struct OutputPipe {
-  T* ring; // [kStages][S][threads][S]
-  const T* source; // of the thread's cell in the next channel to fetch
-  int64_t row_stride, channel_stride;
-  bool together; // one copy moves the S pixels of a row
-  bool exists;
+// N neighbouring values on their way from global memory, as they lie there.
+template <typename T, int N>
+struct Chunk {
+  static constexpr int kBytes = N * int(sizeof(T)); // the address is aligned to that
+  uint32_t words[kBytes < 4 ? 1 : kBytes / 4];
 
-  CARAFE_HD_STATIC int64_t shared_bytes(int64_t threads) { return kStages * threads * S * S * sizeof(T); }
-
-  __device__ T* place(int c, int row) const {
-    return ring + ((c % kStages * S + row) * int(blockDim.x) + int(threadIdx.x)) * S;
+  __device__ void load(const T* from, bool wanted) { // else zeros
+    *this = {};
+    if (wanted)
+      load(from);
   }
 
-  // Begin to bring channel c; the caller commits. Zeros where it is not `wanted`.
-  __device__ void fetch(int c, bool wanted) {
-    const bool valid = exists && wanted;
-#pragma unroll
-    for (int row = 0; row < S; ++row) {
-      T* target = place(c, row);
-      const T* from = valid ? source + row * row_stride : source;
-      if (sizeof(T) * S >= 4 && together) {
-        copy_async<(sizeof(T) * S >= 4 ? int(sizeof(T)) * S : 4)>(target, from, valid);
-      } else {
-#pragma unroll
-        for (int i = 0; i < S; ++i) {
-          if (sizeof(T) == 4)
-            copy_async<4>(target + i, from + i, valid);
-          else
-            target[i] = valid ? load_global(from + i) : T(0);
-        }
-      }
+  __device__ void load(const T* from) {
+    if constexpr (kBytes == 16) {
+      const float4 quad = load_global(reinterpret_cast<const float4*>(from));
+      words[0] = __float_as_uint(quad.x), words[1] = __float_as_uint(quad.y);
+      words[2] = __float_as_uint(quad.z), words[3] = __float_as_uint(quad.w);
+    } else if constexpr (kBytes == 8) {
+      const uint2 pair = load_global(reinterpret_cast<const uint2*>(from));
+      words[0] = pair.x, words[1] = pair.y;
+    } else if constexpr (kBytes == 4) {
+      words[0] = load_global(reinterpret_cast<const uint32_t*>(from));
+    } else {
+      words[0] = load_global(from);
     }
-    source += wanted ? channel_stride : 0;
   }
 
-  // Channel c, once its copies are waited for.
-  __device__ void read(int c, float* value, Dtype dtype) const { // [S*S]
-#pragma unroll
-    for (int i = 0; i < S * S; ++i) {
-      const T element = place(c, i / S)[i % S];
-      if constexpr (sizeof(T) == 4)
-        value[i] = element;
-      else
-        value[i] = widen(element, dtype);
-    }
+  __device__ float value(int i, Dtype dtype) const {
+    if constexpr (sizeof(T) == 4)
+      return __uint_as_float(words[i]);
+    else
+      return widen(uint16_t(i % 2 ? words[i / 2] >> 16 : words[i / 2]), dtype);
+  }
+
+  __device__ void store_shared(float* to, Dtype dtype) const {
+    if constexpr (N == 4)
+      *reinterpret_cast<float4*>(to) = make_float4(
+          value(0, dtype), value(1, dtype), value(2, dtype), value(3, dtype));
+    else if constexpr (N == 2)
+      *reinterpret_cast<float2*>(to) = make_float2(value(0, dtype), value(1, dtype));
+    else
+      *to = value(0, dtype);
   }
 };
 
-// A row of a result of ours, which is dense and aligned.
-template <int S, typename T>
-CARAFE_DEVICE void store_row(T* target, const float* value, Dtype dtype) {
-  if constexpr (S == 2 && sizeof(T) == 4) {
-    store_global(reinterpret_cast<float2*>(target), make_float2(value[0], value[1]));
-  } else if constexpr (S == 2) {
-    const uint32_t pair = narrow(value[0], dtype) | uint32_t(narrow(value[1], dtype)) << 16;
-    store_global(reinterpret_cast<uint32_t*>(target), pair);
-  } else {
+// Output pixels of a thread, kRows rows of kPixels, kAhead channels ahead.
+template <int kPixels, int kRows, typename T>
+struct OutputPipe {
+  const T* source; // the first one in the next channel to load
+  const int row_stride;
+  const int64_t channel_stride;
+  const int channels; // none where the thread has no cell: zeros
+  Chunk<T, kPixels> ring[kAhead][kRows];
+
+  __device__ OutputPipe(const TensorView& output, const T* first, int channels)
+      : source(first),
+        row_stride(int(output.stride[2])),
+        channel_stride(output.stride[1]),
+        channels(channels) {
 #pragma unroll
-    for (int i = 0; i < S; ++i)
-      store_element(target + i, dtype, value[i]);
+    for (int c = 0; c < kAhead; ++c)
+      load(c, c);
   }
+
+  // Begin to load the next channel.
+  __device__ void load(int stage, int channel) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row)
+      ring[stage % kAhead][row].load(source + row * row_stride, channel < channels);
+    source += channel_stride;
+  }
+
+  // Take the channel that arrived, and begin to load what comes in its place.
+  __device__ void take(int stage, int channel, float* value, Dtype dtype) { // [kRows][kPixels]
+#pragma unroll
+    for (int i = 0; i < kRows * kPixels; ++i)
+      value[i] = ring[stage % kAhead][i / kPixels].value(i % kPixels, dtype);
+    load(stage, channel + kAhead);
+  }
+};
+
+// body(stage, channel) for every channel, and for a few past the last one, whose values are zeros.
+// The stage, channel % kStages, is a constant in each copy of the body, so that rings stay in
+// registers.
+template <typename Body>
+CARAFE_DEVICE void for_each_channel(int channels, Body body) {
+#pragma unroll 1
+  for (int first = 0; first < channels; first += kStages)
+#pragma unroll
+    for (int stage = 0; stage < kStages; ++stage)
+      body(stage, first + stage);
+}
+
+// N neighbours in a row of a result of ours, which is dense and aligned.
+template <int N, typename T>
+CARAFE_DEVICE void store_row(T* target, const float* value, Dtype dtype) {
+  static_assert(N == 1 || N == 2 || N == 4);
+  const auto pair = [=](int i) {
+    return narrow(value[i], dtype) | uint32_t(narrow(value[i + 1], dtype)) << 16;
+  };
+  if constexpr (N == 1)
+    store_element(target, dtype, value[0]);
+  else if constexpr (N == 2 && sizeof(T) == 4)
+    store_global(reinterpret_cast<float2*>(target), make_float2(value[0], value[1]));
+  else if constexpr (N == 4 && sizeof(T) == 4)
+    store_global(reinterpret_cast<float4*>(target), make_float4(value[0], value[1], value[2], value[3]));
+  else if constexpr (N == 2)
+    store_global(reinterpret_cast<uint32_t*>(target), pair(0));
+  else
+    store_global(reinterpret_cast<uint2*>(target), make_uint2(pair(0), pair(2)));
 }
 
 } // namespace carafe

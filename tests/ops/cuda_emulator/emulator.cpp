@@ -22,7 +22,6 @@ struct Copy {
   void* shared;
   const void* global;
   size_t bytes;
-  bool valid;
 };
 
 struct Barrier {
@@ -59,12 +58,7 @@ void yield() {
     _longjmp(scheduler, 1);
 }
 
-void land(const Copy& copy) {
-  if (copy.valid)
-    std::memcpy(copy.shared, copy.global, copy.bytes);
-  else
-    std::memset(copy.shared, 0, copy.bytes);
-}
+void land(const Copy& copy) { std::memcpy(copy.shared, copy.global, copy.bytes); }
 
 // Copies may land at any time before they are waited for.
 void land_some() {
@@ -168,8 +162,8 @@ void check_global(const void* address, size_t bytes) {
     throw std::runtime_error("an access outside the tensors");
 }
 
-void defer_copy(void* shared, const void* global, size_t bytes, bool valid) {
-  current->copies.back().push_back({shared, global, bytes, valid});
+void defer_copy(void* shared, const void* global, size_t bytes) {
+  current->copies.back().push_back({shared, global, bytes});
 }
 
 void commit_copies() { current->copies.emplace_back(); }

@@ -49,7 +49,7 @@ void warp_barrier();
 void* exchange_slot(int lane); // 8 bytes of a lane, good until the exchange after the next
 void next_exchange();
 void check_global(const void* address, size_t bytes); // throws
-void defer_copy(void* shared, const void* global, size_t bytes, bool valid);
+void defer_copy(void* shared, const void* global, size_t bytes);
 void commit_copies();
 void wait_copies(size_t pending);
 int launch(const std::function<void()>& thread, int64_t blocks, int64_t threads, int64_t shared_bytes);
@@ -67,6 +67,7 @@ To bits(From value) {
 inline void __syncthreads() { emulator::block_barrier(); }
 inline void __syncwarp() { emulator::warp_barrier(); }
 inline float __uint_as_float(uint32_t bits) { return emulator::bits<float>(bits); }
+inline uint32_t __float_as_uint(float value) { return emulator::bits<uint32_t>(value); }
 
 namespace carafe {
 
@@ -119,18 +120,22 @@ T shuffle(T value, int lane) {
   return value;
 }
 
+inline float shuffle_by(float value, int distance) {
+  const int lane = int(threadIdx.x) % 32, from = lane + distance;
+  return distance == 0 ? value : shuffle(value, from < 0 || from > 31 ? lane : from);
+}
+
 template <typename T>
 T shuffle_xor(T value, int mask) {
   return shuffle(value, int(threadIdx.x) % 32 ^ mask);
 }
 
 template <int kBytes>
-void copy_async(void* shared, const void* global, bool valid) {
+void copy_async(void* shared, const void* global) {
   if (reinterpret_cast<uintptr_t>(shared) % kBytes)
     throw std::runtime_error("a copy to shared memory is not aligned");
-  if (valid)
-    emulator::check_global(global, kBytes);
-  emulator::defer_copy(shared, global, kBytes, valid);
+  emulator::check_global(global, kBytes);
+  emulator::defer_copy(shared, global, kBytes);
 }
 
 inline void commit_copies() { emulator::commit_copies(); }
