@@ -84,12 +84,19 @@ __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 
   if (exists && channels > 0)
     source += (block.group * a.cut.group_channels + block.first_channel) * p.output.stride[1] +
         (y * S + own.part) * p.output.stride[2] + x * S;
-  OutputPipe<Own::kPixels, Own::kRows, T> output(p.output, source, exists ? channels : 0);
+  OutputPipe<Own::kPixels, Own::kRows, T, kThreadsOf<kSlices>> output(
+      shared + kThreadsOf<kSlices> / kWarp * Pipe::kFloats, p.output, source, exists ? channels : 0);
+  for (int c = 0; c < kStages - 1; ++c) {
+    output.fetch(c, c);
+    pipe.fetch(c, c);
+  }
   float sum[Own::kCells][kPhases][K * K] = {};
   for_each_channel(channels, [&](int stage, int c) {
-    const float* features = pipe.take(stage, c) + Pipe::corner(own.row, own.column);
+    const float* features = pipe.arrive(stage) + Pipe::corner(own.row, own.column);
     float grad[Own::kRows * Own::kPixels];
-    output.take(stage, c, grad, p.output.dtype);
+    output.read(stage, grad, p.output.dtype);
+    output.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
+    pipe.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
 #pragma unroll
     for (int i = 0; i < K; ++i) {
       float window[Own::kWindow];
@@ -154,7 +161,9 @@ struct CorrelatePlanar {
       return {};
     if (kSlices == kMostSlices && (tiles > host.multiprocessors || a.cut.group_channels < kLeastMostSliced))
       return {};
-    const int64_t pipes = int64_t(sizeof(float)) * kWarps * FeaturePipe<K, T, Shape>::kFloats;
+    using Own = Share<K, S, Shape>;
+    const int64_t pipes = int64_t(sizeof(float)) * kWarps * FeaturePipe<K, T, Shape>::kFloats +
+        OutputPipe<Own::kPixels, Own::kRows, T, kThreads>::kBytes;
     const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
     return {
         name,

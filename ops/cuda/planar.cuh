@@ -50,24 +50,28 @@ CARAFE_DEVICE int64_t mask_offset(const MaskView& masks, const Block& block, int
   return block.image * masks.image + block.group * masks.group + y * masks.cell_row + x * masks.cell_column;
 }
 
-// A warp's own: no barrier of the block is needed. kAhead channels of the features under its
-// tile are under way in registers, from where they go to one of kStages tiles in shared memory.
+// A warp's own: no barrier of the block is needed. Shared memory: kStages raw tiles, and for 16
+// bits two tiles widened to float.
 template <int K, typename T, typename Shape>
 struct FeaturePipe {
   using Tile = FeatureTile<K, Shape>;
-  static constexpr int kFloats = kStages * Tile::kArea; // of shared memory, for a warp
+  static constexpr bool kWiden = sizeof(T) == 2;
+  static constexpr int kWide = kWiden ? 2 * Tile::kArea : 0; // floats
+  static constexpr int kFloats = kWide + kStages * Tile::kArea / (kWiden ? 2 : 1); // of a warp
 
   const Dtype dtype;
   const int64_t channel_stride;
-  float* const tiles;
-  const T* source[Tile::kSlots]; // in the next channel to load
+  float* const wide;
+  T* const raw;
+  const T* source[Tile::kSlots]; // in the next channel to fetch
   int to[Tile::kSlots]; // offset in a tile
-  int channels[Tile::kSlots]; // none outside the map: zeros
-  Chunk<T, Shape::kChunk> ring[kAhead][Tile::kSlots];
+  int channels[Tile::kSlots]; // none outside the map: those places stay zero
 
-  __device__
-  FeaturePipe(const Problem& p, const Cut& cut, const Block& block, int own_channels, float* shared)
-      : dtype(p.features.dtype), channel_stride(p.features.stride[1]), tiles(shared) {
+  __device__ FeaturePipe(const Problem& p, const Cut& cut, const Block& block, int own_channels, float* shared)
+      : dtype(p.features.dtype),
+        channel_stride(p.features.stride[1]),
+        wide(shared),
+        raw(reinterpret_cast<T*>(shared + kWide)) {
     const TensorView& x = p.features;
     const T* const first = static_cast<const T*>(x.data) + block.image * x.stride[0] +
         (block.group * cut.group_channels + block.first_channel) * channel_stride;
@@ -80,11 +84,11 @@ struct FeaturePipe {
       to[i] = row * Tile::kPitch + column;
       channels[i] = inside ? own_channels : 0;
       source[i] = first + (inside ? top * x.stride[2] + left : 0);
+      if (!inside && is_copy(i))
+        for (int stage = 0; stage < kStages; ++stage)
+          for (int feature = 0; feature < Shape::kChunk; ++feature)
+            raw[stage * Tile::kArea + to[i] + feature] = 0;
     }
-#pragma unroll
-    for (int c = 0; c < kAhead; ++c)
-      load(c, c);
-    place(0, 0);
   }
 
   // Whether slot i of this lane is one of the tile's.
@@ -92,31 +96,47 @@ struct FeaturePipe {
     return (i + 1) * kWarp <= Tile::kCopies || i * kWarp + int(threadIdx.x) % kWarp < Tile::kCopies;
   }
 
-  // Begin to load the next channel.
-  __device__ void load(int stage, int channel) {
+  // Begin to bring the next channel.
+  __device__ void fetch(int stage, int channel) {
 #pragma unroll
     for (int i = 0; i < Tile::kSlots; ++i) {
-      ring[stage % kAhead][i].load(source[i], channel < channels[i]);
+      if (channel < channels[i]) {
+        T* const target = raw + stage * Tile::kArea + to[i];
+        if constexpr (Shape::kChunk * sizeof(T) >= 4)
+          copy_async<Shape::kChunk * int(sizeof(T))>(target, source[i]);
+        else // rows of 16 bits at odd places
+          *target = load_global(source[i]);
+      }
       source[i] += channel_stride;
     }
+    commit_copies(); // an empty group, too, so that the groups can be counted
   }
 
-  // The channel that arrived goes to its tile; begin to load what comes in its place.
-  __device__ void place(int stage, int channel) {
+  // Wait for a channel, the oldest one under way; its tile, for the whole warp.
+  __device__ const float* arrive(int stage) {
+    wait_copies<kStages - 2>();
+    if constexpr (kWiden) { // each lane what it copied itself
 #pragma unroll
-    for (int i = 0; i < Tile::kSlots; ++i)
-      if (is_copy(i))
-        ring[stage % kAhead][i].store_shared(tiles + stage * Tile::kArea + to[i], dtype);
-    load(stage, channel + kAhead);
+      for (int i = 0; i < Tile::kSlots; ++i)
+        if (is_copy(i))
+          widen(wide + stage % 2 * Tile::kArea + to[i], raw + stage * Tile::kArea + to[i]);
+    }
+    __syncwarp();
+    if constexpr (kWiden)
+      return wide + stage % 2 * Tile::kArea;
+    else
+      return raw + stage * Tile::kArea;
   }
 
-  // The tile of a channel, for the whole warp; each channel in its turn. The one after it is
-  // placed on the way, where the one before it was.
-  __device__ const float* take(int stage, int channel) {
-    __syncwarp(); // which every lane has read
-    place((stage + 1) % kStages, channel + 1);
-    __syncwarp();
-    return tiles + stage * Tile::kArea;
+  __device__ void widen(float* target, const T* from) const {
+    float value[Shape::kChunk];
+    load_shared<Shape::kChunk>(value, from, dtype);
+    if constexpr (Shape::kChunk == 4)
+      *reinterpret_cast<float4*>(target) = make_float4(value[0], value[1], value[2], value[3]);
+    else if constexpr (Shape::kChunk == 2)
+      *reinterpret_cast<float2*>(target) = make_float2(value[0], value[1]);
+    else
+      *target = value[0];
   }
 
   // From a tile on to the first tap of a cell.

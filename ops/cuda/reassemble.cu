@@ -28,6 +28,9 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
   const int channels = left < a.cut.split_channels ? left : a.cut.split_channels;
   Pipe pipe(p, a.cut, block, channels, shared + warp * Pipe::kFloats);
 
+  for (int c = 0; c < kStages - 1; ++c)
+    pipe.fetch(c, c);
+
   CellMasks<K, kPhases> w[Own::kCells];
 #pragma unroll
   for (int cell = 0; cell < Own::kCells; ++cell)
@@ -39,7 +42,9 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
       (y * S + own.part) * p.output.stride[2] + x * S;
   const int row_stride = int(p.output.stride[2]);
   for_each_channel(channels, [&](int stage, int c) {
-    const float* features = pipe.take(stage, c) + Pipe::corner(own.row, own.column);
+    const float* features = pipe.arrive(stage) + Pipe::corner(own.row, own.column);
+    // To where the channel before was, which nobody reads any more.
+    pipe.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
     float sum[Own::kRows][Own::kCells][S] = {};
 #pragma unroll
     for (int i = 0; i < K; ++i) {
@@ -53,7 +58,7 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
           for (int phase = 0; phase < kPhases; ++phase)
             sum[phase / S][cell][phase % S] += w[cell][i * K + j][phase] * window[cell + j];
     }
-    if (exists && c < channels) {
+    if (exists) {
 #pragma unroll
       for (int r = 0; r < Own::kRows; ++r)
         store_row<Own::kPixels>(target + r * row_stride, sum[r][0], p.output.dtype);

@@ -7,9 +7,7 @@
 
 namespace carafe {
 
-// Channels under way, in registers; channels that have a place in shared memory.
-constexpr int kAhead = 2, kStages = 2;
-static_assert(kStages % kAhead == 0);
+constexpr int kStages = 4; // channels that have a place in shared memory: all but one are under way
 
 template <int K, int P>
 using CellMasks = float[K * K][P];
@@ -75,97 +73,85 @@ CARAFE_DEVICE void load_masks(
     normalise<K, P>(w);
 }
 
-// N neighbouring values on their way from global memory, as they lie there.
-template <typename T, int N>
-struct Chunk {
-  static constexpr int kBytes = N * int(sizeof(T)); // the address is aligned to that
-  uint32_t words[kBytes < 4 ? 1 : kBytes / 4];
-
-  __device__ void load(const T* from, bool wanted) { // else zeros
-    *this = {};
-    if (wanted)
-      load(from);
-  }
-
-  __device__ void load(const T* from) {
-    if constexpr (kBytes == 16) {
-      const float4 quad = load_global(reinterpret_cast<const float4*>(from));
-      words[0] = __float_as_uint(quad.x), words[1] = __float_as_uint(quad.y);
-      words[2] = __float_as_uint(quad.z), words[3] = __float_as_uint(quad.w);
-    } else if constexpr (kBytes == 8) {
-      const uint2 pair = load_global(reinterpret_cast<const uint2*>(from));
-      words[0] = pair.x, words[1] = pair.y;
-    } else if constexpr (kBytes == 4) {
-      words[0] = load_global(reinterpret_cast<const uint32_t*>(from));
-    } else {
-      words[0] = load_global(from);
+// N neighbouring values of shared memory that are aligned as a whole.
+template <int N, typename T>
+CARAFE_DEVICE void load_shared(float* value, const T* from, Dtype dtype) {
+  if constexpr (sizeof(T) == 4 && N == 4) {
+    const float4 quad = *reinterpret_cast<const float4*>(from);
+    value[0] = quad.x, value[1] = quad.y, value[2] = quad.z, value[3] = quad.w;
+  } else if constexpr (sizeof(T) == 4 && N == 2) {
+    const float2 pair = *reinterpret_cast<const float2*>(from);
+    value[0] = pair.x, value[1] = pair.y;
+  } else if constexpr (N == 1) {
+    value[0] = as_float(*from, dtype);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(from + i);
+      value[i] = as_float(T(pair), dtype), value[i + 1] = as_float(T(pair >> 16), dtype);
     }
   }
+}
 
-  __device__ float value(int i, Dtype dtype) const {
-    if constexpr (sizeof(T) == 4)
-      return __uint_as_float(words[i]);
-    else
-      return widen(uint16_t(i % 2 ? words[i / 2] >> 16 : words[i / 2]), dtype);
-  }
-
-  __device__ void store_shared(float* to, Dtype dtype) const {
-    if constexpr (N == 4)
-      *reinterpret_cast<float4*>(to) = make_float4(
-          value(0, dtype), value(1, dtype), value(2, dtype), value(3, dtype));
-    else if constexpr (N == 2)
-      *reinterpret_cast<float2*>(to) = make_float2(value(0, dtype), value(1, dtype));
-    else
-      *to = value(0, dtype);
-  }
-};
-
-// Output pixels of a thread, kRows rows of kPixels, kAhead channels ahead.
-template <int kPixels, int kRows, typename T>
+// Output pixels of a thread, kRows rows of kPixels, channel after channel on their way through
+// shared memory. Each thread reads what it copied itself, so no barrier.
+template <int kPixels, int kRows, typename T, int kThreads>
 struct OutputPipe {
-  const T* source; // the first one in the next channel to load
+  static constexpr int kRow = kThreads * kPixels, kStage = kRows * kRow; // elements
+  static constexpr int kBytes = kStages * kStage * int(sizeof(T));
+
+  T* const ring; // [kStages][kRows][kThreads][kPixels], from this thread on
+  const T* source; // the first pixel in the next channel to fetch
   const int row_stride;
   const int64_t channel_stride;
-  const int channels; // none where the thread has no cell: zeros
-  Chunk<T, kPixels> ring[kAhead][kRows];
+  const int channels; // none where the thread has no cell
 
-  __device__ OutputPipe(const TensorView& output, const T* first, int channels)
-      : source(first),
+  __device__ OutputPipe(void* shared, const TensorView& output, const T* first, int channels)
+      : ring(static_cast<T*>(shared) + int(threadIdx.x) * kPixels),
+        source(first),
         row_stride(int(output.stride[2])),
         channel_stride(output.stride[1]),
         channels(channels) {
-#pragma unroll
-    for (int c = 0; c < kAhead; ++c)
-      load(c, c);
+    if (channels == 0) // and these zeros stay
+      for (int row = 0; row < kStages * kRows; ++row)
+        for (int i = 0; i < kPixels; ++i)
+          ring[row * kRow + i] = 0;
   }
 
-  // Begin to load the next channel.
-  __device__ void load(int stage, int channel) {
+  // Begin to bring the next channel; the caller commits.
+  __device__ void fetch(int stage, int channel) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row)
-      ring[stage % kAhead][row].load(source + row * row_stride, channel < channels);
+      if (channel < channels) {
+        T* const to = ring + stage * kStage + row * kRow;
+        if constexpr (kPixels * sizeof(T) >= 4)
+          copy_async<kPixels * int(sizeof(T))>(to, source + row * row_stride);
+        else
+          *to = load_global(source + row * row_stride);
+      }
     source += channel_stride;
   }
 
-  // Take the channel that arrived, and begin to load what comes in its place.
-  __device__ void take(int stage, int channel, float* value, Dtype dtype) { // [kRows][kPixels]
+  // A channel, once its copies are waited for.
+  __device__ void read(int stage, float* value, Dtype dtype) const { // [kRows][kPixels]
 #pragma unroll
-    for (int i = 0; i < kRows * kPixels; ++i)
-      value[i] = ring[stage % kAhead][i / kPixels].value(i % kPixels, dtype);
-    load(stage, channel + kAhead);
+    for (int row = 0; row < kRows; ++row)
+      load_shared<kPixels>(value + row * kPixels, ring + stage * kStage + row * kRow, dtype);
   }
 };
 
-// body(stage, channel) for every channel, and for a few past the last one, whose values are zeros.
-// The stage, channel % kStages, is a constant in each copy of the body, so that rings stay in
-// registers.
+// body(stage, channel) for every channel; the stage, channel % kStages, is a constant in each
+// copy of the body.
 template <typename Body>
 CARAFE_DEVICE void for_each_channel(int channels, Body body) {
 #pragma unroll 1
   for (int first = 0; first < channels; first += kStages)
 #pragma unroll
-    for (int stage = 0; stage < kStages; ++stage)
+    for (int stage = 0; stage < kStages; ++stage) {
+      if (first + stage >= channels)
+        return;
       body(stage, first + stage);
+    }
 }
 
 // N neighbours in a row of a result of ours, which is dense and aligned.

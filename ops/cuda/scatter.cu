@@ -31,7 +31,7 @@ constexpr int kPositions = kThreads + K / 2 * 2 * kWarp;
 // barrier a channel do.
 template <int K, int S, typename T>
 __global__ void __launch_bounds__(kThreads, 1) scatter_planar_kernel(const ScatterParams a) {
-  CARAFE_SHARED(shared); // [2][K][kPositions]
+  CARAFE_SHARED(shared); // the OutputPipe; [2][K][kPositions]
   constexpr int r = K / 2, kSet = kPositions<K>;
   const Problem& p = a.problem;
   const int width = a.width;
@@ -57,21 +57,30 @@ __global__ void __launch_bounds__(kThreads, 1) scatter_planar_kernel(const Scatt
   const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0] +
       first * p.output.stride[1];
   source += exists ? y * S * p.output.stride[2] + x * S : 0;
-  OutputPipe<S, S, T> output(p.output, source, exists ? channels : 0);
+  using Pipe = OutputPipe<S, S, T, kThreads>;
+  Pipe output(shared, p.output, source, exists ? channels : 0);
+  for (int c = 0; c < kStages - 1; ++c) {
+    output.fetch(c, c);
+    commit_copies();
+  }
+  float* const buffers = shared + Pipe::kBytes / sizeof(float);
   for (int i = int(threadIdx.x); i < 2 * K * kSet; i += int(blockDim.x))
-    shared[i] = 0;
+    buffers[i] = 0;
 
   CellMasks<K, S * S> w;
   load_masks<K, S, S * S>(w, p.masks, p.softmax, exists, mask_offset(p.masks, block, y, x));
 
-  float* const own = shared + (r + row) * width + column;
+  float* const own = buffers + (r + row) * width + column;
   T* target = static_cast<T*>(p.features.data) + block.image * p.features.stride[0] +
       first * p.features.stride[1] + y * p.features.stride[2] + x;
   __syncthreads();
   const auto pass = [&](auto whole) { // whether every row of taps is wanted
     for_each_channel(channels, [&](int stage, int c) {
       float grad[S * S];
-      output.take(stage, c, grad, p.output.dtype);
+      wait_copies<kStages - 2>();
+      output.read(stage, grad, p.output.dtype);
+      output.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
+      commit_copies();
       float* const sums = own + stage % 2 * (K * kSet);
 #pragma unroll
       for (int i = 0; i < K; ++i) {
@@ -94,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 1) scatter_planar_kernel(const Scatt
           sums[i * kSet] = sum;
       }
       __syncthreads();
-      if (owns && c < channels) {
+      if (owns) {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < K; ++i)
@@ -129,7 +138,8 @@ struct ScatterPlanar {
     const int warps = int(ceil_div(height, a.warp_rows));
     cut.height = warps * a.warp_rows - 2 * a.halo_y;
     choose_splits(cut, p, host.multiprocessors, kWarps / warps);
-    constexpr int64_t kBytes = int64_t(sizeof(float)) * 2 * K * kPositions<K>;
+    constexpr int64_t kBytes = int64_t(sizeof(float)) * 2 * K * kPositions<K> +
+        OutputPipe<S, S, T, kThreads>::kBytes;
     return {
         "scatter_planar",
         carafe::launch(
