@@ -63,7 +63,8 @@ template <int K, int S, typename T, typename Shape, int kSlices>
 __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 1 : kPlanarResident)
     correlate_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  using Pipe = FeaturePipe<K, T, Shape>;
+  using Tile = WarpTile<1, K, Shape>;
+  using Pipe = TilePipe<Tile, T>;
   using Own = Share<K, S, Shape>;
   constexpr int kPhases = Own::kPhases;
   const Problem& p = a.problem;
@@ -79,10 +80,12 @@ __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 
 
   const int left = a.cut.group_channels - block.first_channel;
   const int channels = left < a.cut.split_channels ? left : a.cut.split_channels; // perhaps none
-  Pipe pipe(p, a.cut, block, channels, shared + warp * Pipe::kFloats);
+  const int64_t first_channel = block.group * a.cut.group_channels + block.first_channel;
+  Pipe pipe(
+      p.features, block, first_channel, channels, int(p.in_h), int(p.in_w), shared + warp * Pipe::kFloats);
   const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0];
   if (exists && channels > 0)
-    source += (block.group * a.cut.group_channels + block.first_channel) * p.output.stride[1] +
+    source += first_channel * p.output.stride[1] +
         (y * S + own.part) * p.output.stride[2] + x * S;
   OutputPipe<Own::kPixels, Own::kRows, T, kThreadsOf<kSlices>> output(
       shared + kThreadsOf<kSlices> / kWarp * Pipe::kFloats, p.output, source, exists ? channels : 0);
@@ -92,7 +95,7 @@ __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 
   }
   float sum[Own::kCells][kPhases][K * K] = {};
   for_each_channel(channels, [&](int stage, int c) {
-    const float* features = pipe.arrive(stage) + Pipe::corner(own.row, own.column);
+    const float* features = pipe.arrive(stage) + Tile::place(own.row, own.column);
     float grad[Own::kRows * Own::kPixels];
     output.read(stage, grad, p.output.dtype);
     output.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 
 #pragma unroll
     for (int i = 0; i < K; ++i) {
       float window[Own::kWindow];
-      Own::load_window(window, features + i * Pipe::Tile::kPitch);
+      load_window<Own::kWindow, Own::kCells>(window, features + i * Tile::kPitch);
 #pragma unroll
       for (int cell = 0; cell < Own::kCells; ++cell)
 #pragma unroll
@@ -162,7 +165,7 @@ struct CorrelatePlanar {
     if (kSlices == kMostSlices && (tiles > host.multiprocessors || a.cut.group_channels < kLeastMostSliced))
       return {};
     using Own = Share<K, S, Shape>;
-    const int64_t pipes = int64_t(sizeof(float)) * kWarps * FeaturePipe<K, T, Shape>::kFloats +
+    const int64_t pipes = int64_t(sizeof(float)) * kWarps * TilePipe<WarpTile<1, K, Shape>, T>::kFloats +
         OutputPipe<Own::kPixels, Own::kRows, T, kThreads>::kBytes;
     const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
     return {

@@ -242,22 +242,29 @@ __global__ void __launch_bounds__(kThreads, 2)
 int64_t blocks_for(int64_t threads) { return ceil_div(threads, kThreads); }
 
 template <typename Acc>
+int make_stats(const Problem& p, Host& host, const Acc*& stats) {
+  const int64_t pixels = p.batch * p.groups * output_pixels(p);
+  Acc* const made = static_cast<Acc*>(host.scratch(2 * pixels * int64_t(sizeof(Acc))));
+  stats = made;
+  return launch(stats_kernel<Acc>, blocks_for(pixels), kThreads, 0, host.stream, p, made);
+}
+
+template <typename Acc>
 Launched launch_scatter(const Problem& p, Host& host) {
-  Acc* stats = nullptr;
+  const Acc* stats = nullptr;
   if (p.softmax) {
-    const int64_t pixels = p.batch * p.groups * output_pixels(p);
-    stats = static_cast<Acc*>(host.scratch(2 * pixels * int64_t(sizeof(Acc))));
-    const int error = launch(stats_kernel<Acc>, blocks_for(pixels), kThreads, 0, host.stream, p, stats);
+    const int error = make_stats(p, host, stats);
     if (error)
       return {"scatter_generic", error};
   }
   const int64_t parts = ceil_div(group_channels(p), kSums);
   const int64_t grid = blocks_for(p.batch * p.groups * p.in_h * p.in_w * parts);
-  const Acc* read = stats;
-  return {"scatter_generic", launch(scatter_kernel<Acc>, grid, kThreads, 0, host.stream, p, parts, read)};
+  return {"scatter_generic", launch(scatter_kernel<Acc>, grid, kThreads, 0, host.stream, p, parts, stats)};
 }
 
 } // namespace
+
+int softmax_stats(const Problem& p, Host& host, const float*& stats) { return make_stats(p, host, stats); }
 
 Launched reassemble_generic(const Problem& p, Host& host) {
   const int64_t parts = ceil_div(group_channels(p), kSums);

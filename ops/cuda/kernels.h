@@ -50,6 +50,9 @@ inline bool is_specialised(const Problem& p) {
 Launched reassemble_generic(const Problem& problem, Host& host);
 Launched correlate_generic(const Problem& problem, Host& host);
 Launched scatter_generic(const Problem& problem, Host& host);
+// what others of them need beside logits: for each mask its largest logit and the scale of its
+// exponentials, by group and output pixel, a cudaError_t;
+int softmax_stats(const Problem& problem, Host& host, const float*& stats);
 // those for channels_last tensors,
 Launched reassemble_last(const Problem& problem, Host& host);
 Launched correlate_last(const Problem& problem, Host& host);

@@ -25,19 +25,26 @@ struct Shape {
 
 constexpr int round_up(int value, int by) { return (value + by - 1) / by * by; }
 
-// The features under the cells of a warp.
-template <int K, typename Shape>
-struct FeatureTile {
-  static constexpr int kMargin = round_up(K / 2, Shape::kChunk); // kept left of the cells
-  static constexpr int kRowCopies = round_up(kMargin + Shape::kWidth + K / 2, Shape::kChunk) / Shape::kChunk;
-  static constexpr int kRows = Shape::kHeight + K / 2 * 2;
+// The part of a map that a warp's cells reach, the cells S pixels wide.
+template <int S, int K, typename Shape>
+struct WarpTile {
+  static constexpr int kChunk = Shape::kChunk, kRadius = S * (K / 2), kScale = S;
+  static constexpr int kMargin = round_up(kRadius, kChunk); // kept left of the cells
+  static constexpr int kRowCopies = round_up(kMargin + S * Shape::kWidth + kRadius, kChunk) / kChunk;
+  static constexpr int kRows = S * Shape::kHeight + 2 * kRadius;
   static constexpr int kCopies = kRowCopies * kRows;
   static constexpr int kSlots = round_up(kCopies, kWarp) / kWarp; // copies of a lane
   // Floats from row to row: the width more than a multiple of twice the width, so that no
   // two lanes of different rows meet a bank.
-  static constexpr int kPitch = round_up(kRowCopies * Shape::kChunk - Shape::kWidth, 2 * Shape::kWidth) +
-      Shape::kWidth;
+  static constexpr int kPitch = round_up(kRowCopies * kChunk - Shape::kWidth, 2 * Shape::kWidth) + Shape::kWidth;
   static constexpr int kArea = kRows * kPitch;
+  // Of the window of two pixels side by side, or of one where S is 1.
+  static constexpr int kAlignment = S == 1 ? 1 : (kMargin - kRadius) % 4 == 0 ? 4 : 2;
+
+  // Where the window of a cell begins, its first row and column.
+  CARAFE_HD_STATIC int place(int row, int column) {
+    return S * row * kPitch + S * column + kMargin - kRadius;
+  }
 };
 
 struct PlanarParams {
@@ -52,9 +59,8 @@ CARAFE_DEVICE int64_t mask_offset(const MaskView& masks, const Block& block, int
 
 // A warp's own: no barrier of the block is needed. Shared memory: kStages raw tiles, and for 16
 // bits two tiles widened to float.
-template <int K, typename T, typename Shape>
-struct FeaturePipe {
-  using Tile = FeatureTile<K, Shape>;
+template <typename Tile, typename T>
+struct TilePipe {
   static constexpr bool kWiden = sizeof(T) == 2;
   static constexpr int kWide = kWiden ? 2 * Tile::kArea : 0; // floats
   static constexpr int kFloats = kWide + kStages * Tile::kArea / (kWiden ? 2 : 1); // of a warp
@@ -67,26 +73,33 @@ struct FeaturePipe {
   int to[Tile::kSlots]; // offset in a tile
   int channels[Tile::kSlots]; // none outside the map: those places stay zero
 
-  __device__ FeaturePipe(const Problem& p, const Cut& cut, const Block& block, int own_channels, float* shared)
-      : dtype(p.features.dtype),
-        channel_stride(p.features.stride[1]),
+  __device__ TilePipe(
+      const TensorView& view,
+      const Block& block,
+      int64_t first_channel,
+      int own_channels,
+      int height, // of the map
+      int width,
+      float* shared)
+      : dtype(view.dtype),
+        channel_stride(view.stride[1]),
         wide(shared),
         raw(reinterpret_cast<T*>(shared + kWide)) {
-    const TensorView& x = p.features;
-    const T* const first = static_cast<const T*>(x.data) + block.image * x.stride[0] +
-        (block.group * cut.group_channels + block.first_channel) * channel_stride;
+    const T* const first = static_cast<const T*>(view.data) + block.image * view.stride[0] +
+        first_channel * channel_stride;
 #pragma unroll
     for (int i = 0; i < Tile::kSlots; ++i) {
       const int index = int(threadIdx.x) % kWarp + i * kWarp;
-      const int row = index / Tile::kRowCopies, column = index % Tile::kRowCopies * Shape::kChunk;
-      const int top = block.y + row - K / 2, left = block.x + column - Tile::kMargin;
-      const bool inside = is_copy(i) && top >= 0 && top < p.in_h && left >= 0 && left < p.in_w;
+      const int row = index / Tile::kRowCopies, column = index % Tile::kRowCopies * Tile::kChunk;
+      const int top = Tile::kScale * block.y + row - Tile::kRadius;
+      const int left = Tile::kScale * block.x + column - Tile::kMargin;
+      const bool inside = is_copy(i) && top >= 0 && top < height && left >= 0 && left < width;
       to[i] = row * Tile::kPitch + column;
       channels[i] = inside ? own_channels : 0;
-      source[i] = first + (inside ? top * x.stride[2] + left : 0);
+      source[i] = first + (inside ? top * view.stride[2] + left : 0);
       if (!inside && is_copy(i))
         for (int stage = 0; stage < kStages; ++stage)
-          for (int feature = 0; feature < Shape::kChunk; ++feature)
+          for (int feature = 0; feature < Tile::kChunk; ++feature)
             raw[stage * Tile::kArea + to[i] + feature] = 0;
     }
   }
@@ -102,8 +115,8 @@ struct FeaturePipe {
     for (int i = 0; i < Tile::kSlots; ++i) {
       if (channel < channels[i]) {
         T* const target = raw + stage * Tile::kArea + to[i];
-        if constexpr (Shape::kChunk * sizeof(T) >= 4)
-          copy_async<Shape::kChunk * int(sizeof(T))>(target, source[i]);
+        if constexpr (Tile::kChunk * sizeof(T) >= 4)
+          copy_async<Tile::kChunk * int(sizeof(T))>(target, source[i]);
         else // rows of 16 bits at odd places
           *target = load_global(source[i]);
       }
@@ -129,21 +142,24 @@ struct FeaturePipe {
   }
 
   __device__ void widen(float* target, const T* from) const {
-    float value[Shape::kChunk];
-    load_shared<Shape::kChunk>(value, from, dtype);
-    if constexpr (Shape::kChunk == 4)
+    float value[Tile::kChunk];
+    load_shared<Tile::kChunk>(value, from, dtype);
+    if constexpr (Tile::kChunk == 4)
       *reinterpret_cast<float4*>(target) = make_float4(value[0], value[1], value[2], value[3]);
-    else if constexpr (Shape::kChunk == 2)
+    else if constexpr (Tile::kChunk == 2)
       *reinterpret_cast<float2*>(target) = make_float2(value[0], value[1]);
     else
       *target = value[0];
   }
-
-  // From a tile on to the first tap of a cell.
-  CARAFE_HD_STATIC int corner(int row, int column) {
-    return row * Tile::kPitch + column + Tile::kMargin - K / 2;
-  }
 };
+
+// N floats of a row, kAlignment of them read at a time.
+template <int N, int kAlignment>
+CARAFE_DEVICE void load_window(float* window, const float* shared) {
+#pragma unroll
+  for (int i = 0; i < N; i += kAlignment)
+    load_shared<kAlignment>(window + i, shared + i, Dtype::kFloat);
+}
 
 // What a lane has of a warp's tile. Two cells side by side and a row of their phases take as
 // many masks as one cell with all its phases, but fewer reads, and wider ones.
@@ -160,21 +176,6 @@ struct Share {
   const int column = int(threadIdx.x) % kWarp % kAcross * kCells; // of the first cell in the tile
   const int part = int(threadIdx.x) % kWarp / kAcross % kCells; // which row of phases
   const int row = int(threadIdx.x) % kWarp / kAcross / kCells;
-
-  // A row of the features under the cells.
-  static __device__ void load_window(float* window, const float* shared) {
-    if constexpr (kCells == 2) {
-#pragma unroll
-      for (int i = 0; i < kWindow; i += 2) {
-        const float2 pair = *reinterpret_cast<const float2*>(shared + i);
-        window[i] = pair.x, window[i + 1] = pair.y;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWindow; ++i)
-        window[i] = shared[i];
-    }
-  }
 };
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }

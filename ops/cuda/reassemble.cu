@@ -11,7 +11,8 @@ template <int K, int S, typename T, typename Shape>
 __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
     reassemble_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  using Pipe = FeaturePipe<K, T, Shape>;
+  using Tile = WarpTile<1, K, Shape>;
+  using Pipe = TilePipe<Tile, T>;
   using Own = Share<K, S, Shape>;
   constexpr int kPhases = Own::kPhases;
   const Problem& p = a.problem;
@@ -26,7 +27,9 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
 
   const int left = a.cut.group_channels - block.first_channel;
   const int channels = left < a.cut.split_channels ? left : a.cut.split_channels;
-  Pipe pipe(p, a.cut, block, channels, shared + warp * Pipe::kFloats);
+  const int64_t first_channel = block.group * a.cut.group_channels + block.first_channel;
+  Pipe pipe(
+      p.features, block, first_channel, channels, int(p.in_h), int(p.in_w), shared + warp * Pipe::kFloats);
 
   for (int c = 0; c < kStages - 1; ++c)
     pipe.fetch(c, c);
@@ -38,18 +41,18 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
         w[cell], p.masks, p.softmax, exists, mask_offset(p.masks, block, y, x + cell), own.part * kPhases);
 
   T* target = static_cast<T*>(p.output.data) + block.image * p.output.stride[0] +
-      (block.group * a.cut.group_channels + block.first_channel) * p.output.stride[1] +
+      first_channel * p.output.stride[1] +
       (y * S + own.part) * p.output.stride[2] + x * S;
   const int row_stride = int(p.output.stride[2]);
   for_each_channel(channels, [&](int stage, int c) {
-    const float* features = pipe.arrive(stage) + Pipe::corner(own.row, own.column);
+    const float* features = pipe.arrive(stage) + Tile::place(own.row, own.column);
     // To where the channel before was, which nobody reads any more.
     pipe.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
     float sum[Own::kRows][Own::kCells][S] = {};
 #pragma unroll
     for (int i = 0; i < K; ++i) {
       float window[Own::kWindow];
-      Own::load_window(window, features + i * Pipe::Tile::kPitch);
+      load_window<Own::kWindow, Own::kCells>(window, features + i * Tile::kPitch);
 #pragma unroll
       for (int cell = 0; cell < Own::kCells; ++cell)
 #pragma unroll
@@ -80,7 +83,7 @@ struct ReassemblePlanar {
           "reassemble_planar",
           carafe::launch(
               reassemble_planar_kernel<K, S, T, Shape>, ceil_div(tiles, kPlanarWarps), kPlanarThreads,
-              sizeof(float) * kPlanarWarps * FeaturePipe<K, T, Shape>::kFloats, host.stream, a)};
+              sizeof(float) * kPlanarWarps * TilePipe<WarpTile<1, K, Shape>, T>::kFloats, host.stream, a)};
     });
   }
 };

@@ -1,149 +1,179 @@
 // SPDX-License-Identifier: Apache-2.0
 // C for dense rows: the features' gradient.
-#include <type_traits>
-
 #include "planar.cuh"
 
 namespace carafe {
 namespace {
 
-// The tile is what a block writes; the cells that it reads reach `halo` further,
-// unless the tile spans the map.
-struct ScatterParams {
-  Problem problem;
-  Cut cut;
-  int halo_y, halo_x;
-  int width; // cells of a row
-  int warp_rows; // rows of cells of a warp
+// A lane has E feature pixels side by side and one row of the phases of every cell that reaches
+// them: the lanes of the other rows add theirs at the end of a channel.
+template <int K, int S, typename Shape>
+struct Reach {
+  static constexpr int kPixels = S == 2 ? 2 : 1, kParts = S;
+  static constexpr int kCells = K + kPixels - 1; // of a row, that reach one of the pixels
+  static constexpr int kAcross = Shape::kWidth / kPixels; // lanes
+  static_assert(kPixels == kParts, "a lane ends one pixel");
+
+  const int column = int(threadIdx.x) % kWarp % kAcross * kPixels; // of the first pixel in the tile
+  const int row = int(threadIdx.x) % kWarp / kAcross % Shape::kHeight;
+  const int part = int(threadIdx.x) % kWarp / (kAcross * Shape::kHeight);
 };
 
-// What the registers of (5, 2) allow.
-constexpr int kThreads = 384, kWarps = kThreads / kWarp;
-// Sums of one row of taps, for all cells of a block, and rows of zeros above and below.
-template <int K>
-constexpr int kPositions = kThreads + K / 2 * 2 * kWarp;
-
-// A thread owns a source cell: masks in registers, its output gradient from
-// global memory, each value read once. For one row of taps at a time it makes K
-// products, which shuffles add along the row of cells; the K rows meet in shared
-// memory, where the thread of a feature pixel adds them, always in one order. No
-// two threads write one place, there are no atomics. Two sets of buffers let one
-// barrier a channel do.
-template <int K, int S, typename T>
-__global__ void __launch_bounds__(kThreads, 1) scatter_planar_kernel(const ScatterParams a) {
-  CARAFE_SHARED(shared); // the OutputPipe; [2][K][kPositions]
-  constexpr int r = K / 2, kSet = kPositions<K>;
-  const Problem& p = a.problem;
-  const int width = a.width;
-  const Block block = block_at(a.cut, p);
-  const int lane = int(threadIdx.x) % kWarp, warp_row = int(threadIdx.x) / kWarp * a.warp_rows;
-  const int column = lane % width, row = warp_row + lane / width;
-  const bool active = lane / width < a.warp_rows;
-  const int rows = int(blockDim.x) / kWarp * a.warp_rows;
-  const int y = block.y + row - a.halo_y, x = block.x + column - a.halo_x;
-  const bool exists = active && y >= 0 && y < p.in_h && x >= 0 && x < p.in_w;
-  const bool owns = exists && row >= a.halo_y && row < rows - a.halo_y && column >= a.halo_x &&
-      column < width - a.halo_x;
-  // Rows of taps by which this warp reaches a row that the block writes.
-  const int first_tap = a.halo_y + r - (warp_row + a.warp_rows - 1), end_tap = rows - a.halo_y + r - warp_row;
-  bool beside[K]; // whether tap j of some cell of the row has this column under it
+// Weights by which the cells around reach a lane's pixels: [pixel][tap][phase of the row]. Of
+// logits the exponentials' scales, which others of their softmax decide, are in `stats`.
+template <int K, int S, typename Shape, typename T>
+CARAFE_DEVICE void load_weights(
+    float (&w)[Reach<K, S, Shape>::kPixels][K * K][S],
+    const Problem& p,
+    const Block& block,
+    const Reach<K, S, Shape>& own,
+    const float* stats) {
+  constexpr int r = K / 2, kPixels = Reach<K, S, Shape>::kPixels;
+  const MaskView& masks = p.masks;
+  const int y = block.y + own.row + r, x = block.x + own.column + r; // of the cell with tap 0 there
+  const auto inside = [&](int i, int pixel, int j) {
+    const int cell_y = y - i, cell_x = x + pixel - j;
+    return cell_y >= 0 && cell_y < p.cells_h && cell_x >= 0 && cell_x < p.cells_w;
+  };
 #pragma unroll
-  for (int j = 0; j < K; ++j)
-    beside[j] = column + r - j >= 0 && column + r - j < width;
+  for (int i = 0; i < K; ++i) {
+    const T* const row = static_cast<const T*>(masks.data) + mask_offset(masks, block, y - i, x) +
+        i * K * masks.entry + own.part * masks.phase_row;
+#pragma unroll
+    for (int j = 0; j < K; ++j)
+#pragma unroll
+      for (int pixel = 0; pixel < kPixels; ++pixel) {
+        const T* const entry = row + j * masks.entry + (pixel - j) * masks.cell_column;
+#pragma unroll
+        for (int phase = 0; phase < S; ++phase)
+          w[pixel][i * K + j][phase] =
+              inside(i, pixel, j) ? load_element(entry + phase * masks.phase_column, masks.dtype) : 0.f;
+      }
+  }
+  if (!p.softmax)
+    return;
+  const int64_t width = p.cells_w * S;
+#pragma unroll
+  for (int i = 0; i < K; ++i) {
+    const float* const row = stats +
+        2 * ((block.image * p.groups + block.group) * output_pixels(p) + ((y - i) * S + own.part) * width +
+             x * S);
+#pragma unroll
+    for (int j = 0; j < K; ++j)
+#pragma unroll
+      for (int pixel = 0; pixel < kPixels; ++pixel)
+#pragma unroll
+        for (int phase = 0; phase < S; ++phase)
+          if (inside(i, pixel, j)) {
+            const float* const stat = row + 2 * ((pixel - j) * S + phase);
+            float& weight = w[pixel][i * K + j][phase];
+            weight = expf(weight - load_global(stat)) * load_global(stat + 1);
+          }
+  }
+}
 
-  const int64_t first = block.group * a.cut.group_channels + block.first_channel;
+// The gradient of the output under a warp's tile of pixels passes by, channel after channel, as
+// the features do in the other operators; the weights stay in registers. No two threads write
+// one place, there are no atomics, and every sum has one order.
+template <int K, int S, typename T, typename Shape>
+__global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
+    scatter_planar_kernel(const PlanarParams a, const float* stats) {
+  CARAFE_SHARED(shared);
+  using Tile = WarpTile<S, K, Shape>;
+  using Own = Reach<K, S, Shape>;
+  constexpr int r = K / 2, kPixels = Own::kPixels;
+  const Problem& p = a.problem;
+  const int warp = int(threadIdx.x) / kWarp;
+  const unsigned index = blockIdx.x * kPlanarWarps + warp;
+  if (index >= a.tiles)
+    return;
+  const Block block = block_at(a.cut, p, index);
+  const Own own;
+  const int y = block.y + own.row, x = block.x + own.column + own.part; // what this lane writes
+  const bool exists = y < p.in_h && x < p.in_w;
+
   const int left = a.cut.group_channels - block.first_channel;
   const int channels = left < a.cut.split_channels ? left : a.cut.split_channels;
-  const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0] +
-      first * p.output.stride[1];
-  source += exists ? y * S * p.output.stride[2] + x * S : 0;
-  using Pipe = OutputPipe<S, S, T, kThreads>;
-  Pipe output(shared, p.output, source, exists ? channels : 0);
-  for (int c = 0; c < kStages - 1; ++c) {
-    output.fetch(c, c);
-    commit_copies();
-  }
-  float* const buffers = shared + Pipe::kBytes / sizeof(float);
-  for (int i = int(threadIdx.x); i < 2 * K * kSet; i += int(blockDim.x))
-    buffers[i] = 0;
+  TilePipe<Tile, T> pipe(
+      p.output, block, block.group * a.cut.group_channels + block.first_channel, channels,
+      int(p.cells_h) * S, int(p.cells_w) * S, shared + warp * TilePipe<Tile, T>::kFloats);
+  for (int c = 0; c < kStages - 1; ++c)
+    pipe.fetch(c, c);
 
-  CellMasks<K, S * S> w;
-  load_masks<K, S, S * S>(w, p.masks, p.softmax, exists, mask_offset(p.masks, block, y, x));
+  float w[kPixels][K * K][S];
+  if (p.masks.dtype == Dtype::kFloat)
+    load_weights<K, S, Shape, float>(w, p, block, own, stats);
+  else
+    load_weights<K, S, Shape, uint16_t>(w, p, block, own, stats);
 
-  float* const own = buffers + (r + row) * width + column;
   T* target = static_cast<T*>(p.features.data) + block.image * p.features.stride[0] +
-      first * p.features.stride[1] + y * p.features.stride[2] + x;
-  __syncthreads();
-  const auto pass = [&](auto whole) { // whether every row of taps is wanted
-    for_each_channel(channels, [&](int stage, int c) {
-      float grad[S * S];
-      wait_copies<kStages - 2>();
-      output.read(stage, grad, p.output.dtype);
-      output.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
-      commit_copies();
-      float* const sums = own + stage % 2 * (K * kSet);
+      (block.group * a.cut.group_channels + block.first_channel) * p.features.stride[1] +
+      y * p.features.stride[2] + x;
+  const int corner = Tile::place(own.row, own.column) + own.part * Tile::kPitch;
+  for_each_channel(channels, [&](int stage, int c) {
+    const float* grads = pipe.arrive(stage) + corner;
+    // To where the channel before was, which nobody reads any more.
+    pipe.fetch((stage + kStages - 1) % kStages, c + kStages - 1);
+    float sum[kPixels][S] = {};
 #pragma unroll
-      for (int i = 0; i < K; ++i) {
-        if (!decltype(whole)::value && (i < first_tap || i >= end_tap))
-          continue;
-        float products[K] = {};
+    for (int i = 0; i < K; ++i) {
+      float window[Own::kCells * S];
+      load_window<Own::kCells * S, Tile::kAlignment>(window, grads + (2 * r - i) * S * Tile::kPitch);
+#pragma unroll
+      for (int pixel = 0; pixel < kPixels; ++pixel)
 #pragma unroll
         for (int j = 0; j < K; ++j)
 #pragma unroll
-          for (int phase = 0; phase < S * S; ++phase)
-            products[j] += w[i * K + j][phase] * grad[phase];
-        float sum = products[r];
-#pragma unroll
-        for (int j = 0; j < K; ++j) {
-          const float value = shuffle_by(products[j], r - j);
-          if (j != r && beside[j])
-            sum += value;
-        }
-        if (active)
-          sums[i * kSet] = sum;
-      }
-      __syncthreads();
-      if (owns) {
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < K; ++i)
-          sum += sums[i * kSet + (r - i) * width];
-        store_element(target, p.features.dtype, sum);
-      }
-      target += p.features.stride[1];
-    });
-  };
-  if (first_tap <= 0 && end_tap >= K)
-    pass(std::true_type{});
-  else
-    pass(std::false_type{});
+          for (int phase = 0; phase < S; ++phase)
+            sum[pixel][phase] += w[pixel][i * K + j][phase] * window[(pixel + 2 * r - j) * S + phase];
+    }
+    float total = sum[0][0];
+    if constexpr (S == 2) {
+      const float own_part[2] = {sum[0][0] + sum[0][1], sum[1][0] + sum[1][1]};
+      total = (own.part ? own_part[1] : own_part[0]) +
+          shuffle_xor(own.part ? own_part[0] : own_part[1], kWarp / 2);
+    }
+    if (exists)
+      store_element(target, p.features.dtype, total);
+    target += p.features.stride[1];
+  });
 }
 
 template <int K, int S, typename T>
 struct ScatterPlanar {
-  static Launched launch(const Problem& p, Host& host) {
-    constexpr int r = K / 2;
-    ScatterParams a{p};
-    Cut& cut = a.cut;
-    a.width = int(min_of(p.in_w, kWarp));
-    a.warp_rows = kWarp / a.width;
-    a.halo_x = p.in_w > kWarp ? r : 0;
-    const int64_t whole = ceil_div(p.in_h, a.warp_rows); // warps that the map's height takes
-    a.halo_y = whole > kWarps ? r : 0;
-    cut.width = a.width - 2 * a.halo_x;
-    cut.columns = int(ceil_div(p.in_w, cut.width));
-    cut.rows = int(ceil_div(p.in_h, min_of(whole, kWarps) * a.warp_rows - 2 * a.halo_y));
-    // As high as the others: fewer warps.
-    const int64_t height = ceil_div(p.in_h, cut.rows) + 2 * a.halo_y;
-    const int warps = int(ceil_div(height, a.warp_rows));
-    cut.height = warps * a.warp_rows - 2 * a.halo_y;
-    choose_splits(cut, p, host.multiprocessors, kWarps / warps);
-    constexpr int64_t kBytes = int64_t(sizeof(float)) * 2 * K * kPositions<K> +
-        OutputPipe<S, S, T, kThreads>::kBytes;
+  template <typename Shape>
+  static Launched launch_shaped(const Problem& p, Host& host, const float* stats) {
+    PlanarParams a{p, cut_by<Shape>(p)};
+    choose_splits(a.cut, p, host.multiprocessors, kPlanarResident * kPlanarWarps);
+    const int64_t tiles = block_count(a.cut, p);
+    a.tiles = unsigned(tiles);
     return {
         "scatter_planar",
         carafe::launch(
-            scatter_planar_kernel<K, S, T>, block_count(cut, p), warps * kWarp, kBytes, host.stream, a)};
+            scatter_planar_kernel<K, S, T, Shape>, ceil_div(tiles, kPlanarWarps), kPlanarThreads,
+            sizeof(float) * kPlanarWarps * TilePipe<WarpTile<S, K, Shape>, T>::kFloats, host.stream, a,
+            stats)};
+  }
+
+  static Launched launch(const Problem& p, Host& host) {
+    const float* stats = nullptr;
+    if (p.softmax) {
+      const int error = softmax_stats(p, host, stats);
+      if (error)
+        return {"scatter_planar", error};
+    }
+    const bool by_4 = divides(p.output, p.cells_w * S, 4);
+    const auto tiles = [&p](int width, int height) {
+      return ceil_div(p.in_w, width) * ceil_div(p.in_h, height);
+    };
+    if constexpr (S == 1)
+      return by_4 ? launch_shaped<Shape<8, 4, 4>>(p, host, stats) : launch_shaped<Shape<8, 4, 1>>(p, host, stats);
+    else if (tiles(16, 2) < tiles(8, 4))
+      return by_4 ? launch_shaped<Shape<16, 2, 4>>(p, host, stats)
+                  : launch_shaped<Shape<16, 2, 2>>(p, host, stats);
+    else
+      return by_4 ? launch_shaped<Shape<8, 4, 4>>(p, host, stats)
+                  : launch_shaped<Shape<8, 4, 2>>(p, host, stats);
   }
 };
 
