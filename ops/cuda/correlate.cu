@@ -63,9 +63,9 @@ template <int K, int S, typename T, typename Shape, int kSlices>
 __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 1 : kPlanarResident)
     correlate_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  using Tile = WarpTile<1, K, Shape>;
-  using Pipe = TilePipe<Tile, T>;
   using Own = Share<K, S, Shape>;
+  using Tile = typename Own::Tile;
+  using Pipe = typename Own::template Pipe<T>;
   constexpr int kPhases = Own::kPhases;
   const Problem& p = a.problem;
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
@@ -85,8 +85,7 @@ __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 
       p.features, block, first_channel, channels, int(p.in_h), int(p.in_w), shared + warp * Pipe::kFloats);
   const T* source = static_cast<const T*>(p.output.data) + block.image * p.output.stride[0];
   if (exists && channels > 0)
-    source += first_channel * p.output.stride[1] +
-        (y * S + own.part) * p.output.stride[2] + x * S;
+    source += first_channel * p.output.stride[1] + (y * S + own.part) * p.output.stride[2] + x * S;
   OutputPipe<Own::kPixels, Own::kRows, T, kThreadsOf<kSlices>> output(
       shared + kThreadsOf<kSlices> / kWarp * Pipe::kFloats, p.output, source, exists ? channels : 0);
   for (int c = 0; c < kStages - 1; ++c) {
@@ -103,7 +102,7 @@ __global__ void __launch_bounds__(kThreadsOf<kSlices>, kSlices == kMostSlices ? 
 #pragma unroll
     for (int i = 0; i < K; ++i) {
       float window[Own::kWindow];
-      load_window<Own::kWindow, Own::kCells>(window, features + i * Tile::kPitch);
+      load_window<Own::kWindow, Own::kCells>(window, features + i * Tile::kPitch, Dtype::kFloat);
 #pragma unroll
       for (int cell = 0; cell < Own::kCells; ++cell)
 #pragma unroll
@@ -165,7 +164,7 @@ struct CorrelatePlanar {
     if (kSlices == kMostSlices && (tiles > host.multiprocessors || a.cut.group_channels < kLeastMostSliced))
       return {};
     using Own = Share<K, S, Shape>;
-    const int64_t pipes = int64_t(sizeof(float)) * kWarps * TilePipe<WarpTile<1, K, Shape>, T>::kFloats +
+    const int64_t pipes = int64_t(sizeof(float)) * kWarps * Share<K, S, Shape>::template Pipe<T>::kFloats +
         OutputPipe<Own::kPixels, Own::kRows, T, kThreads>::kBytes;
     const int64_t sums = kSlices == 1 ? 0 : int64_t(sizeof(float)) * K * K * kThreads;
     return {

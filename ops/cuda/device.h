@@ -48,13 +48,16 @@ CARAFE_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
-// Copy kBytes (4, 8 or 16, aligned to that) to shared memory. Done for this thread
-// after wait_copies, for others after a barrier more.
-template <int kBytes>
+// Copy kBytes (4, 8 or 16, aligned to that) to shared memory, 16 past L1 if kPastL1. Done
+// for this thread after wait_copies, for others after a barrier more.
+template <int kBytes, bool kPastL1 = false>
 CARAFE_DEVICE void copy_async(void* shared, const void* global) {
 #if __CUDA_ARCH__ >= 800
   const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(global), "n"(kBytes));
+  if (kBytes == 16 && kPastL1)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(global));
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(global), "n"(kBytes));
 #else
   if (kBytes == 16)
     *static_cast<uint4*>(shared) = load_global(static_cast<const uint4*>(global));

@@ -26,7 +26,7 @@ struct Shape {
 constexpr int round_up(int value, int by) { return (value + by - 1) / by * by; }
 
 // The part of a map that a warp's cells reach, the cells S pixels wide.
-template <int S, int K, typename Shape>
+template <int S, int K, typename Shape, bool kDense>
 struct WarpTile {
   static constexpr int kChunk = Shape::kChunk, kRadius = S * (K / 2), kScale = S;
   static constexpr int kMargin = round_up(kRadius, kChunk); // kept left of the cells
@@ -34,12 +34,17 @@ struct WarpTile {
   static constexpr int kRows = S * Shape::kHeight + 2 * kRadius;
   static constexpr int kCopies = kRowCopies * kRows;
   static constexpr int kSlots = round_up(kCopies, kWarp) / kWarp; // copies of a lane
-  // Floats from row to row: the width more than a multiple of twice the width, so that no
-  // two lanes of different rows meet a bank.
-  static constexpr int kPitch = round_up(kRowCopies * kChunk - Shape::kWidth, 2 * Shape::kWidth) + Shape::kWidth;
+  // Values from row to row. Lanes that read as much as one copy moves, or half of it, meet no
+  // bank twice in dense rows; lanes that read single values do not where it is the width more
+  // than a multiple of twice the width.
+  static constexpr int kRow = kRowCopies * kChunk;
+  static constexpr int kPitch = kDense ? kRow
+                                       : round_up(kRow - Shape::kWidth, 2 * Shape::kWidth) + Shape::kWidth;
   static constexpr int kArea = kRows * kPitch;
   // Of the window of two pixels side by side, or of one where S is 1.
   static constexpr int kAlignment = S == 1 ? 1 : (kMargin - kRadius) % 4 == 0 ? 4 : 2;
+  // A tile as wide as small maps shares no rows with one beside it: L1 would not help.
+  static constexpr bool kPastL1 = Shape::kWidth > 8;
 
   // Where the window of a cell begins, its first row and column.
   CARAFE_HD_STATIC int place(int row, int column) {
@@ -57,13 +62,13 @@ CARAFE_DEVICE int64_t mask_offset(const MaskView& masks, const Block& block, int
   return block.image * masks.image + block.group * masks.group + y * masks.cell_row + x * masks.cell_column;
 }
 
-// A warp's own: no barrier of the block is needed. Shared memory: kStages raw tiles, and for 16
-// bits two tiles widened to float.
-template <typename Tile, typename T>
+// A warp's own: no barrier of the block is needed. Shared memory: kStages tiles as they are, and
+// to widen those of 16 bits, two of floats.
+template <typename Tile, typename T, bool kWiden>
 struct TilePipe {
-  static constexpr bool kWiden = sizeof(T) == 2;
+  static_assert(!kWiden || sizeof(T) == 2);
   static constexpr int kWide = kWiden ? 2 * Tile::kArea : 0; // floats
-  static constexpr int kFloats = kWide + kStages * Tile::kArea / (kWiden ? 2 : 1); // of a warp
+  static constexpr int kFloats = kWide + kStages * Tile::kArea * int(sizeof(T)) / 4; // of a warp
 
   const Dtype dtype;
   const int64_t channel_stride;
@@ -116,7 +121,7 @@ struct TilePipe {
       if (channel < channels[i]) {
         T* const target = raw + stage * Tile::kArea + to[i];
         if constexpr (Tile::kChunk * sizeof(T) >= 4)
-          copy_async<Tile::kChunk * int(sizeof(T))>(target, source[i]);
+          copy_async<Tile::kChunk* int(sizeof(T)), Tile::kPastL1>(target, source[i]);
         else // rows of 16 bits at odd places
           *target = load_global(source[i]);
       }
@@ -126,19 +131,20 @@ struct TilePipe {
   }
 
   // Wait for a channel, the oldest one under way; its tile, for the whole warp.
-  __device__ const float* arrive(int stage) {
+  __device__ auto arrive(int stage) {
     wait_copies<kStages - 2>();
     if constexpr (kWiden) { // each lane what it copied itself
+      float* const tile = wide + stage % 2 * Tile::kArea;
 #pragma unroll
       for (int i = 0; i < Tile::kSlots; ++i)
         if (is_copy(i))
-          widen(wide + stage % 2 * Tile::kArea + to[i], raw + stage * Tile::kArea + to[i]);
+          widen(tile + to[i], raw + stage * Tile::kArea + to[i]);
+      __syncwarp();
+      return static_cast<const float*>(tile);
+    } else {
+      __syncwarp();
+      return static_cast<const T*>(raw + stage * Tile::kArea);
     }
-    __syncwarp();
-    if constexpr (kWiden)
-      return wide + stage % 2 * Tile::kArea;
-    else
-      return raw + stage * Tile::kArea;
   }
 
   __device__ void widen(float* target, const T* from) const {
@@ -153,12 +159,12 @@ struct TilePipe {
   }
 };
 
-// N floats of a row, kAlignment of them read at a time.
-template <int N, int kAlignment>
-CARAFE_DEVICE void load_window(float* window, const float* shared) {
+// N values of a row, kAlignment of them read at a time.
+template <int N, int kAlignment, typename T>
+CARAFE_DEVICE void load_window(float* window, const T* shared, Dtype dtype) {
 #pragma unroll
   for (int i = 0; i < N; i += kAlignment)
-    load_shared<kAlignment>(window + i, shared + i, Dtype::kFloat);
+    load_shared<kAlignment>(window + i, shared + i, dtype);
 }
 
 // What a lane has of a warp's tile. Two cells side by side and a row of their phases take as
@@ -172,6 +178,11 @@ struct Share {
   static constexpr int kPixels = S * kCells; // of a row
   static constexpr int kWindow = K + kCells - 1; // features of a row
   static constexpr int kAcross = Shape::kWidth / kCells; // lanes
+
+  // The features under the tile of a warp.
+  using Tile = WarpTile<1, K, Shape, kCells == 2>;
+  template <typename T>
+  using Pipe = TilePipe<Tile, T, sizeof(T) == 2>;
 
   const int column = int(threadIdx.x) % kWarp % kAcross * kCells; // of the first cell in the tile
   const int part = int(threadIdx.x) % kWarp / kAcross % kCells; // which row of phases
@@ -239,8 +250,11 @@ inline bool is_planar(const Problem& p) {
     return view.dtype != Dtype::kDouble && (width == 1 || view.stride[3] == 1) && view.stride[2] >= 0 &&
         height * view.stride[2] + width < INT32_MAX;
   };
-  return !p.wide && p.step == 1 && p.features.dtype == p.output.dtype && group_channels(p) > 0 &&
-      group_channels(p) < INT32_MAX && dense(p.features, p.in_h, p.in_w) &&
+  const MaskView& m = p.masks; // of scatter alone
+  const int64_t masks = mask_entries(p) * m.entry + p.cells_h * m.cell_row + p.cells_w * m.cell_column +
+      p.phases * (m.phase_row + m.phase_column);
+  return masks < INT32_MAX && !p.wide && p.step == 1 && p.features.dtype == p.output.dtype &&
+      group_channels(p) > 0 && group_channels(p) < INT32_MAX && dense(p.features, p.in_h, p.in_w) &&
       dense(p.output, p.cells_h * p.phases, p.cells_w * p.phases) &&
       divides(p.output, p.cells_w * p.phases, p.phases) && p.masks.dtype != Dtype::kDouble &&
       p.grad_masks.dtype != Dtype::kDouble;

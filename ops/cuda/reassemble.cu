@@ -11,9 +11,9 @@ template <int K, int S, typename T, typename Shape>
 __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
     reassemble_planar_kernel(const PlanarParams a) {
   CARAFE_SHARED(shared);
-  using Tile = WarpTile<1, K, Shape>;
-  using Pipe = TilePipe<Tile, T>;
   using Own = Share<K, S, Shape>;
+  using Tile = typename Own::Tile;
+  using Pipe = typename Own::template Pipe<T>;
   constexpr int kPhases = Own::kPhases;
   const Problem& p = a.problem;
   const int warp = int(threadIdx.x) / kWarp;
@@ -41,8 +41,7 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
         w[cell], p.masks, p.softmax, exists, mask_offset(p.masks, block, y, x + cell), own.part * kPhases);
 
   T* target = static_cast<T*>(p.output.data) + block.image * p.output.stride[0] +
-      first_channel * p.output.stride[1] +
-      (y * S + own.part) * p.output.stride[2] + x * S;
+      first_channel * p.output.stride[1] + (y * S + own.part) * p.output.stride[2] + x * S;
   const int row_stride = int(p.output.stride[2]);
   for_each_channel(channels, [&](int stage, int c) {
     const float* features = pipe.arrive(stage) + Tile::place(own.row, own.column);
@@ -52,7 +51,7 @@ __global__ void __launch_bounds__(kPlanarThreads, kPlanarResident)
 #pragma unroll
     for (int i = 0; i < K; ++i) {
       float window[Own::kWindow];
-      load_window<Own::kWindow, Own::kCells>(window, features + i * Tile::kPitch);
+      load_window<Own::kWindow, Own::kCells>(window, features + i * Tile::kPitch, Dtype::kFloat);
 #pragma unroll
       for (int cell = 0; cell < Own::kCells; ++cell)
 #pragma unroll
@@ -83,7 +82,7 @@ struct ReassemblePlanar {
           "reassemble_planar",
           carafe::launch(
               reassemble_planar_kernel<K, S, T, Shape>, ceil_div(tiles, kPlanarWarps), kPlanarThreads,
-              sizeof(float) * kPlanarWarps * TilePipe<WarpTile<1, K, Shape>, T>::kFloats, host.stream, a)};
+              sizeof(float) * kPlanarWarps * Share<K, S, Shape>::template Pipe<T>::kFloats, host.stream, a)};
     });
   }
 };

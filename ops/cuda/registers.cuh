@@ -84,12 +84,14 @@ CARAFE_DEVICE void load_shared(float* value, const T* from, Dtype dtype) {
     value[0] = pair.x, value[1] = pair.y;
   } else if constexpr (N == 1) {
     value[0] = as_float(*from, dtype);
+  } else if constexpr (N == 2) {
+    const uint32_t pair = *reinterpret_cast<const uint32_t*>(from);
+    value[0] = widen(uint16_t(pair), dtype), value[1] = widen(uint16_t(pair >> 16), dtype);
   } else {
-#pragma unroll
-    for (int i = 0; i < N; i += 2) {
-      const uint32_t pair = *reinterpret_cast<const uint32_t*>(from + i);
-      value[i] = as_float(T(pair), dtype), value[i + 1] = as_float(T(pair >> 16), dtype);
-    }
+    static_assert(N == 4);
+    const uint2 quad = *reinterpret_cast<const uint2*>(from);
+    value[0] = widen(uint16_t(quad.x), dtype), value[1] = widen(uint16_t(quad.x >> 16), dtype);
+    value[2] = widen(uint16_t(quad.y), dtype), value[3] = widen(uint16_t(quad.y >> 16), dtype);
   }
 }
 
@@ -125,7 +127,7 @@ struct OutputPipe {
       if (channel < channels) {
         T* const to = ring + stage * kStage + row * kRow;
         if constexpr (kPixels * sizeof(T) >= 4)
-          copy_async<kPixels * int(sizeof(T))>(to, source + row * row_stride);
+          copy_async<kPixels* int(sizeof(T))>(to, source + row * row_stride);
         else
           *to = load_global(source + row * row_stride);
       }

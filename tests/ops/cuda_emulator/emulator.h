@@ -130,7 +130,7 @@ T shuffle_xor(T value, int mask) {
   return shuffle(value, int(threadIdx.x) % 32 ^ mask);
 }
 
-template <int kBytes>
+template <int kBytes, bool kPastL1 = false>
 void copy_async(void* shared, const void* global) {
   if (reinterpret_cast<uintptr_t>(shared) % kBytes)
     throw std::runtime_error("a copy to shared memory is not aligned");
