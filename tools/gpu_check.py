@@ -15,6 +15,7 @@ from OUT as mmcv.ops, on a machine without mmcv. KEEP_LIBRARIES=1 takes the libr
 """
 
 import argparse
+import datetime
 import importlib.util
 import itertools
 import json
@@ -124,7 +125,7 @@ def facts() -> dict[str, str] | None:
         return None
     return json.loads(asked.stdout) | {
         'driver': one_line(['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']),
-        'commit': one_line(['git', 'rev-parse', '--short', 'HEAD']),
+        'date': datetime.date.today().isoformat(),
         'CUDA sources': sources_hash(),
     }
 
@@ -177,7 +178,7 @@ class Report:
     def entry(self) -> str:
         """What to add to carafe_plugin/ops/_proven.py."""
         about = self.about
-        note = f'{about["gpu"]}, torch {about["torch"]}, commit {about["commit"]}'
+        note = f'{about["gpu"]}, torch {about["torch"]}, {about["date"]}'
         return f'({about["capability"]!r}, {about["CUDA sources"]!r}),  # {note}'
 
     def _write(self) -> None:

@@ -15,7 +15,7 @@ FACTS = {
     'gpu': 'NVIDIA H000 80GB',
     'capability': '9.0',
     'torch': '2.11.0',
-    'commit': 'abc',
+    'date': '2026-11-27',
     'CUDA sources': '0123',
 }
 FOLDER = 'benchmarks/NVIDIA-H000-80GB'
@@ -52,7 +52,7 @@ def test_every_step_is_noted_and_the_entry_to_add_is_printed(check, tmp_path, ca
     assert tool.main([]) == 0
     assert list(rows(tmp_path)) == list(tool.STEPS)
     assert {row['result'] for row in rows(tmp_path).values()} == {'passed'}
-    entry = "('9.0', '0123'),  # NVIDIA H000 80GB, torch 2.11.0, commit abc"
+    entry = "('9.0', '0123'),  # NVIDIA H000 80GB, torch 2.11.0, 2026-11-27"
     assert entry in capsys.readouterr().out.splitlines()[-1]
     table = (tmp_path / FOLDER / 'check.md').read_text()
     assert entry in table and '| tests | passed | 0 | ok |' in table
