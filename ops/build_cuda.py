@@ -152,15 +152,17 @@ def report(folder: Path) -> list[dict]:
         r'(\d+) bytes spill loads.*?Used (\d+) registers',
         re.DOTALL,
     )
+    names = dict(f='float', d='double', t='16 bits', D0='float', D1='double', D2='float16', D3='bfloat16')
     rows = []
     for log in sorted(folder.glob('*.log')):
         for symbol, target, stack, stores, loads, registers in entry.findall(log.read_text()):
             name, arguments = re.search(r'\d+([a-z_]+_kernel)I(\w+?)EEv', symbol + 'I_EEv').groups()
-            values = re.findall(r'Li(\d+)E|([fdt])', arguments + 'E')
+            arguments = re.sub(r'N\w*?5ShapeI', '', re.sub(r'LN\w*?5DtypeE(\d)E', r'D\1', arguments))
+            values = re.findall(r'Li(\d+)E|(D\d|[fdt])', arguments + 'E')
             rows.append(
                 dict(
                     kernel=name,
-                    arguments=', '.join(n or dict(f='float', d='double', t='16 bits')[t] for n, t in values),
+                    arguments=', '.join(n or names[t] for n, t in values),
                     target=target,
                     registers=int(registers),
                     stack=int(stack),

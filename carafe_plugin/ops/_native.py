@@ -99,7 +99,11 @@ why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @functools.cache
 def _why_unproven(gpu: int) -> str | None:
-    return why_unproven('{}.{}'.format(*torch.cuda.get_device_capability(gpu)), cuda_sources())
+    try:
+        capability = torch.cuda.get_device_capability(gpu)
+    except RuntimeError as error:  # torch is built with CUDA, and finds no driver
+        return f'torch finds no GPU: {str(error).splitlines()[0]}'
+    return why_unproven('{}.{}'.format(*capability), cuda_sources())
 
 
 def cuda_sources() -> str:

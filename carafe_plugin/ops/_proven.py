@@ -3,9 +3,12 @@
 
 import os
 
-#: Compute capability, and hash of the CUDA sources; ``tools/gpu_check.sh`` prints the entry to add. Empty: no
-#: GPU has run the kernels yet.
-PROVEN: frozenset[tuple[str, str]] = frozenset([])
+#: Compute capability, and hash of the CUDA sources; ``tools/gpu_check.sh`` prints the entry to add.
+PROVEN: frozenset[tuple[str, str]] = frozenset(
+    [
+        ('9.0', 'cc6db75d1e38dc73'),  # NVIDIA H200, torch 2.11.0+cu130, 2026-11-27
+    ]
+)
 
 
 def why_unproven(capability: str, sources: str) -> str | None:

@@ -55,6 +55,16 @@ def test_where_they_serve(gpu, monkeypatch, entries, wish, opened):
     assert 'tools/gpu_check.sh' in _native.why_not('cuda')
 
 
+def test_no_driver_is_a_reason(gpu, monkeypatch):
+    """A torch with CUDA and the library, on a machine without a GPU."""
+
+    def no_driver(device):
+        raise RuntimeError('Found no NVIDIA driver on your system.\nPlease check.')
+
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', no_driver)
+    assert _native.why_not('cuda') == 'torch finds no GPU: Found no NVIDIA driver on your system.'
+
+
 def test_the_cpu_needs_no_proof(gpu):
     if 'cpu' not in _native.loaded:
         pytest.skip(f'no native library: {_native.why_not("cpu")}')
