@@ -10,7 +10,6 @@ from carafe_plugin.runtime.config_parts import as_list, type_name
 from carafe_plugin.runtime.errors import UserError, notice
 
 from . import drawing  # noqa: F401  (registers the hook)
-from .preflight import is_coco_metric
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
@@ -35,7 +34,7 @@ def dump_predictions(cfg: Config, file: str) -> None:
 
 def only_format(cfg: Config, prefix: str) -> None:
     """Write COCO result files ``PREFIX.bbox.json``, ``PREFIX.segm.json`` and evaluate nothing."""
-    metrics = [evaluator for evaluator in as_list(cfg.test_evaluator) if is_coco_metric(evaluator)]
+    metrics = [evaluator for evaluator in as_list(cfg.test_evaluator) if type_name(evaluator) == 'CocoMetric']
     if not metrics:
         raise UserError('--format-only needs a CocoMetric in test_evaluator')
     for metric in metrics:
@@ -70,7 +69,7 @@ def _leave_masks_out(cfg: Config) -> None:
     notice("MMDetection's test-time augmentation merges boxes only: masks are neither predicted nor scored")
     roi_head.mask_head = None
     for evaluator in as_list(cfg.test_evaluator):
-        if is_coco_metric(evaluator):
+        if type_name(evaluator) == 'CocoMetric':
             evaluator.metric = 'bbox'
 
 

@@ -52,11 +52,6 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
     return model
 
 
-def is_coco_metric(evaluator: dict) -> bool:
-    """Whether an evaluator config means MMDetection's CocoMetric."""
-    return type_name(evaluator) == 'CocoMetric'
-
-
 def _check_amp(cfg: Config) -> None:
     kind = type_name(cfg.get('optim_wrapper') or {})
     if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
