@@ -5,6 +5,7 @@ The wheel serves every Python 3 and every torch from 2.10 on, on the CPU; docs/d
 CUDA library. Both are refused where they hold a file that is not meant, or lack one.
 """
 
+import argparse
 import os
 import platform
 import shlex
@@ -127,6 +128,7 @@ def faults(archive: Path, names: set) -> list[str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, and no build for --help
     with tempfile.TemporaryDirectory() as scratch:
         project = export(Path(scratch, 'project'))
         say('the sdist')

@@ -144,6 +144,18 @@ def _load(device: str) -> None:
             missing[device] = f'{path.name} does not load: {error}'
         else:
             loaded[device] = str(path)
+            if device == 'cpu':
+                _look_at_wish()
+
+
+def _look_at_wish() -> None:
+    wish, used = os.environ.get('CARAFE_CPU_ISA'), torch.ops.carafe_plugin.cpu_capability()
+    if wish and wish != used:
+        warnings.warn(
+            f'CARAFE_CPU_ISA={wish} is no instruction set of this processor and library; {used} serves',
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _why_not_built(device: str, folder: Path) -> str:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native kernels against the float64 oracle, on every instruction set that this machine has."""
 
+import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -226,3 +228,10 @@ def test_library_uses_the_stable_abi_alone():
     symbols = listing.stdout.splitlines()
     assert any('torch_parallel_for' in symbol for symbol in symbols)
     assert not [symbol for symbol in symbols if 'at::' in symbol or 'c10::' in symbol]
+
+
+def test_an_instruction_set_that_is_none_is_said():
+    environment = os.environ | {'CARAFE_CPU_ISA': 'AVX2'}
+    command = [sys.executable, '-c', 'import carafe_plugin.ops']
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    assert 'CARAFE_CPU_ISA=AVX2 is no instruction set of this processor and library; baseline serves' in said
