@@ -5,7 +5,6 @@ Called by the Makefile with the interpreter to use. Standard library only, and n
 Python 3.6, so that an old interpreter can still say what is wrong with it.
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -370,5 +369,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    argparse.ArgumentParser(description=__doc__).parse_args()  # none, and no install for --help
     sys.exit(main())
