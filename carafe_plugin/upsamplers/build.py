@@ -41,7 +41,8 @@ def build_upsampler(
     asked = require_positive_int('scale_factor', arguments.setdefault('scale_factor', scale_factor))
     if asked != scale_factor:
         raise ValueError(
-            f'upsample_cfg asks for scale_factor={asked}, this place upsamples by {scale_factor}'
+            f'upsample_cfg asks for scale_factor={asked}, this place upsamples by {scale_factor} '
+            '(the third argument of build_upsampler, which a host gives)'
         )
     if cls.needs_guide:
         if guide_channels is None:
