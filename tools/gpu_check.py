@@ -53,12 +53,12 @@ print(json.dumps({'gpu': p.name, 'capability': f'{p.major}.{p.minor}', 'torch': 
 """
 # Where the library does not load, or is that of other sources, the tests would be skipped or prove nothing.
 _LOAD = """
-import sys
+import os, sys
 from carafe_plugin.ops import _native
 why = _native.why_not('cuda')
 if why is None and _native.cuda_sources() != sys.argv[1]:
     why = f'the library is built from {_native.cuda_sources()}, the sources are {sys.argv[1]}'
-print(why or _native.loaded['cuda'])
+print(why or os.path.relpath(_native.loaded['cuda']))
 sys.exit(why is not None)
 """
 
