@@ -12,7 +12,19 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--size', type=int, nargs=4, default=(384, 28, 28, 7), metavar=('C', 'H', 'W', 'K'))
+    parser.add_argument('--calls', type=int, default=31, help='of each alternative (default: 31)')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
 
 import torch
 
@@ -47,10 +59,7 @@ def compile_loops(folder: Path) -> ctypes.CDLL:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--size', type=int, nargs=4, default=(384, 28, 28, 7), metavar=('C', 'H', 'W', 'K'))
-    parser.add_argument('--calls', type=int, default=31, help='of each alternative (default: 31)')
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     c, h, w, k = args.size

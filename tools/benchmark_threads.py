@@ -19,7 +19,24 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--spin-counts', type=int, nargs='+', default=[1000])
+    parser.add_argument('--busy', type=int, nargs='+', default=[0, 1, 5], help='numbers of busy loops')
+    parser.add_argument('--iters', type=int, default=36, help='steps of a run; the last two thirds count')
+    parser.add_argument('--rounds', type=int, default=3, help='runs of each setting')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/cpu'))
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
 
 from tqdm import tqdm
 
@@ -32,18 +49,6 @@ CONFIG = TOOLS.parent / 'configs/quickstart/mask-rcnn_r18_fpn-carafe_head-carafe
 DEFAULT = "OpenMP's own (300000)"
 CHOSEN = 'as tools/train.py chooses'
 VARIABLES = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--spin-counts', type=int, nargs='+', default=[1000])
-    parser.add_argument('--busy', type=int, nargs='+', default=[0, 1, 5], help='numbers of busy loops')
-    parser.add_argument('--iters', type=int, default=36, help='steps of a run; the last two thirds count')
-    parser.add_argument('--rounds', type=int, default=3, help='runs of each setting')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/cpu'))
-    return parser.parse_args()
 
 
 @contextlib.contextmanager

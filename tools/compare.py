@@ -22,10 +22,46 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from carafe_tools.options import DictAction
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    paragraphs = __doc__.split('\n\n', 1)
+    parser = argparse.ArgumentParser(
+        description=paragraphs[0],
+        epilog=paragraphs[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files that train equally long')
+    parser.add_argument(
+        '--upsamplers', type=lambda s: list(dict.fromkeys(s.split(','))), metavar='A,B',
+        help='names of upsamplers, stock for the operator of the stock class; default: each config as it is',
+    )  # fmt: skip
+    parser.add_argument(
+        '--seeds', default=[0], type=lambda s: list(dict.fromkeys(map(int, s.split(',')))),
+        metavar='0,1', help='default: 0',
+    )  # fmt: skip
+    parser.add_argument(
+        '--within', nargs='+', default=[''], metavar='PART',
+        help='parts of the model, such as neck or roi_head.mask_head; default: all of it',
+    )  # fmt: skip
+    parser.add_argument('--gpus', type=int, default=1, help='processes of each training (default: 1)')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/CONFIG, the first one')
+    parser.add_argument('--metrics', nargs='+', help='columns of the table, such as segm_mAP')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='key=value, merged into the config'
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
@@ -229,35 +265,6 @@ def facts_of(results: list[dict], argv: list[str], end: str, device: str) -> dic
         'machine': '; '.join(dict.fromkeys(r['machine'] for r in results)),
         'versions': '; '.join(dict.fromkeys(r['versions'] for r in results)),
     }
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    paragraphs = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        description=paragraphs[0],
-        epilog=paragraphs[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files that train equally long')
-    parser.add_argument(
-        '--upsamplers', type=lambda s: list(dict.fromkeys(s.split(','))), metavar='A,B',
-        help='names of upsamplers, stock for the operator of the stock class; default: each config as it is',
-    )  # fmt: skip
-    parser.add_argument(
-        '--seeds', default=[0], type=lambda s: list(dict.fromkeys(map(int, s.split(',')))),
-        metavar='0,1', help='default: 0',
-    )  # fmt: skip
-    parser.add_argument(
-        '--within', nargs='+', default=[''], metavar='PART',
-        help='parts of the model, such as neck or roi_head.mask_head; default: all of it',
-    )  # fmt: skip
-    parser.add_argument('--gpus', type=int, default=1, help='processes of each training (default: 1)')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/CONFIG, the first one')
-    parser.add_argument('--metrics', nargs='+', help='columns of the table, such as segm_mAP')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='key=value, merged into the config'
-    )
-    return parser.parse_args(argv)
 
 
 def compare(argv: list[str] | None) -> None:

@@ -6,13 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 
-from carafe_tools.command import run_command
-from carafe_tools.vit_weights import architecture, convert, read_weights
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Turn weights of facebook, timm, Hugging Face or an ONNX graph into those of a FrozenViT.'
     )
@@ -20,6 +15,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='file to write')
     parser.add_argument('--blocks', type=int, help='keep the first so many blocks, without the final norm')
     return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+
+import torch
+
+from carafe_tools.command import run_command
+from carafe_tools.vit_weights import architecture, convert, read_weights
 
 
 def convert_vit(argv: Sequence[str] | None) -> None:

@@ -17,6 +17,30 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('configs', nargs='*', help='configs of networks; without one, the upsamplers alone')
+    parser.add_argument(
+        '--types',
+        nargs='+',
+        metavar='NAME',
+        help='upsamplers, stock for that of the stock class; default: all, or that of the config',
+    )
+    parser.add_argument('--channels', type=int, default=256, help='channels of the maps')
+    parser.add_argument('--scale-factor', type=int, default=2, help='ratio of the sizes')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, default=(800, 1280), metavar=('H', 'W'), help='size of the image'
+    )
+    parser.add_argument('--format', choices=['markdown', 'json'], default='markdown')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.runtime.errors import UserError
 from carafe_plugin.upsamplers import UPSAMPLERS
@@ -120,23 +144,7 @@ def model_cost(cfg, model_cfg, shape: Sequence[int]) -> tuple[int, int]:
 
 
 def tabulate(argv: Sequence[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('configs', nargs='*', help='configs of networks; without one, the upsamplers alone')
-    parser.add_argument(
-        '--types',
-        nargs='+',
-        metavar='NAME',
-        help='upsamplers, stock for that of the stock class; default: all, or that of the config',
-    )
-    parser.add_argument('--channels', type=int, default=256, help='channels of the maps')
-    parser.add_argument('--scale-factor', type=int, default=2, help='ratio of the sizes')
-    parser.add_argument(
-        '--shape', type=int, nargs=2, default=(800, 1280), metavar=('H', 'W'), help='size of the image'
-    )
-    parser.add_argument('--format', choices=['markdown', 'json'], default='markdown')
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     if args.configs:
         # What tracing and mmengine say about branches and operators that the count leaves out.
         warnings.filterwarnings('ignore')

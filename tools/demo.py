@@ -10,7 +10,41 @@ With an inpainting config a picture shows the image with its hole, the result an
 
 import argparse
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('inputs', nargs='+', type=Path, metavar='IMAGE', help='image, or folder of them')
+    parser.add_argument('--config', required=True)
+    parser.add_argument('--checkpoint', required=True)
+    parser.add_argument('--out', required=True, type=Path, help='folder for the pictures')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='default: %(default)s')
+    parser.add_argument('--device', help='default: the first GPU, or cpu')
+    parser.add_argument(
+        '--ground-truth',
+        type=Path,
+        metavar='PATH',
+        help='COCO annotations; for segmentation a folder of label maps NAME.png',
+    )
+    parser.add_argument('--grid', action='store_true', help='one sheet for all images')
+    parser.add_argument(
+        '--mask',
+        type=Path,
+        help='hole of the images of an inpainting config, or folder of masks of their names',
+    )
+    parser.add_argument(
+        '--mask-hole', choices=['white', 'black'], default='white', help='what marks the hole'
+    )
+    parser.add_argument('--max-images', type=int, help='stop after this many')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
 
 import torch
 from mmengine.config import Config
@@ -66,33 +100,8 @@ def outputs(images: list[Path], folder: Path, grid: bool) -> list[Path]:
     return files
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('inputs', nargs='+', type=Path, metavar='IMAGE', help='image, or folder of them')
-    parser.add_argument('--config', required=True)
-    parser.add_argument('--checkpoint', required=True)
-    parser.add_argument('--out', required=True, type=Path, help='folder for the pictures')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='default: %(default)s')
-    parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--ground-truth',
-        type=Path,
-        metavar='PATH',
-        help='COCO annotations; for segmentation a folder of label maps NAME.png',
-    )
-    parser.add_argument('--grid', action='store_true', help='one sheet for all images')
-    parser.add_argument(
-        '--mask',
-        type=Path,
-        help='hole of the images of an inpainting config, or folder of masks of their names',
-    )
-    parser.add_argument(
-        '--mask-hole', choices=['white', 'black'], default='white', help='what marks the hole'
-    )
-    parser.add_argument('--max-images', type=int, help='stop after this many')
-    return parser.parse_args(argv)
+def default_device() -> str:
+    return 'cuda:0' if torch.cuda.is_available() else 'cpu'
 
 
 def init_model(cfg: Config, checkpoint: str, device: str) -> torch.nn.Module:
@@ -125,6 +134,7 @@ def load_model(cfg: Config, args: argparse.Namespace) -> torch.nn.Module:
 def demo(argv: list[str] | None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
+    args.device = args.device or default_device()
     if args.max_images is not None and args.max_images < 1:
         raise UserError(f'--max-images must be at least 1, got {args.max_images}')
     images = find_images(args.inputs, args.max_images)

@@ -15,9 +15,9 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / 'dist'
@@ -75,7 +75,7 @@ def build_wheel(sdist: Path, folder: Path) -> Path:
     shutil.unpack_archive(sdist, folder)
     project = folder / sdist.name.removesuffix('.tar.gz')
     # Error messages name torch's headers; their place on this machine is nobody's business.
-    site = Path(torch.__file__).parents[1]
+    site = Path(find_spec('torch').origin).parents[1]
     flags = f'-include ops/manylinux.h {shlex.quote(f"-ffile-prefix-map={site}/=")}'
     switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='0', CARAFE_CXXFLAGS=flags)
     run('build', '--wheel', '--no-isolation', '--outdir', folder / 'built', project, **switches)
@@ -133,7 +133,7 @@ def main() -> None:
         project = export(Path(scratch, 'project'))
         say('the sdist')
         sdist = build_sdist(project, Path(scratch, 'sdist'))
-        say(f'the wheel, from it, against torch {torch.__version__}')
+        say(f'the wheel, from it, against torch {version("torch")}')
         wheel = build_wheel(sdist, Path(scratch, 'wheel'))
         sdist_names, wheel_names = meant(project, sdist.name.removesuffix('.tar.gz'))
         problems = faults(sdist, sdist_names) + faults(wheel, wheel_names)

@@ -3,13 +3,10 @@
 
 import argparse
 import sys
-
-import carafe_tools  # noqa: F401  (a checkout finds its package by it)
-from carafe_plugin.runtime.errors import UserError
-from carafe_tools.shapes import make_shapes
+from collections.abc import Sequence
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -18,7 +15,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--val', type=int, default=100, help='number of validation images')
     parser.add_argument('--size', type=int, default=192, help='side of the square images, at least 192')
     parser.add_argument('--seed', type=int, default=0, help='equal seeds give equal files')
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.shapes import make_shapes
 
 
 def main() -> None:

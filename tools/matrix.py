@@ -27,10 +27,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'ops')]
 
-import build_cuda  # noqa: E402
+import build_cuda
 
-import make_dist  # noqa: E402
-import setup_env  # noqa: E402
+import make_dist
+import setup_env
 
 # Row: Python (the newest that is here for None), what pip is asked for first.
 ROWS = {

@@ -12,7 +12,23 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+DATA = Path('data/inpaint')
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-inpaint'))
+    parser.add_argument('--data-only', action='store_true', help=f'write the pictures to {DATA} and stop')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
 
 import numpy as np
 import torch
@@ -29,7 +45,6 @@ from carafe_tools.inpaint_demo import inpaint, load_inpainter
 from carafe_tools.pictures import make_pictures
 
 CONFIG = 'configs/quickstart/inpaint_global-local-carafe_pictures.py'
-DATA = Path('data/inpaint')
 NETWORKS = dict(stock=['--cfg-options', 'model.generator.upsample_cfg=None'], carafe=[])
 COLUMNS = ('PSNR', 'L1', 'SSIM', 'hole_PSNR', 'hole_L1')
 SHOWN = 8
@@ -103,12 +118,7 @@ def sheet(samples: dict[str, list[dict]], scale: int = 2) -> Image.Image:
 
 
 def demo(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-inpaint'))
-    parser.add_argument('--data-only', action='store_true', help=f'write the pictures to {DATA} and stop')
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     start = time.monotonic()
 
     made = make_pictures(DATA, dict(train=600, val=48), dict(train=20, val=6))

@@ -8,8 +8,19 @@ ViT-S/14 in DINOv2's layout that was tuned to find salient regions: neither they
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_probe'))
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
 
 import torch
 
@@ -74,9 +85,7 @@ def ade20k_task(folder: Path) -> dict:
 
 
 def demo(argv: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_probe'))
-    work_dir = parser.parse_args(argv).work_dir
+    work_dir = parse_args(argv).work_dir
     start = time.monotonic()
     work_dir.mkdir(parents=True, exist_ok=True)
     backbone = convert_backbone(work_dir)

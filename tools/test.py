@@ -9,19 +9,11 @@ For COCO test-dev, point test_dataloader and test_evaluator at image_info_test-d
 import argparse
 from collections.abc import Sequence
 
+from carafe_tools.options import add_common_arguments
 from carafe_tools.threads import share_busy_cores
 
-if __name__ == '__main__':
-    share_busy_cores()  # before torch is loaded
 
-from carafe_tools import evaluation
-from carafe_tools.command import run_command
-from carafe_tools.launch import add_common_arguments, build_runner, load_config
-from carafe_tools.preflight import check_config
-from carafe_tools.weights import check_classes, check_weights, read_weights
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
@@ -38,6 +30,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
     return args
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+    share_busy_cores()  # before it, too
+
+from carafe_tools import evaluation
+from carafe_tools.command import run_command
+from carafe_tools.launch import build_runner, load_config
+from carafe_tools.preflight import check_config
+from carafe_tools.weights import check_classes, check_weights, read_weights
 
 
 def test(argv: Sequence[str] | None) -> None:

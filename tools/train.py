@@ -6,23 +6,11 @@ import argparse
 import copy
 from collections.abc import Sequence
 
+from carafe_tools.options import add_common_arguments
 from carafe_tools.threads import share_busy_cores
 
-if __name__ == '__main__':
-    share_busy_cores()  # before torch is loaded
 
-from mmengine.config import Config
-
-from carafe_plugin.runtime.checkpoint import set_resume
-from carafe_plugin.runtime.config_parts import type_name
-from carafe_plugin.runtime.errors import UserError
-from carafe_tools.command import run_command
-from carafe_tools.launch import add_common_arguments, build_runner, load_config
-from carafe_tools.preflight import check_config
-from carafe_tools.weights import check_start
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model.')
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -40,6 +28,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_common_arguments(parser)
     return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+    share_busy_cores()  # before it, too
+
+from mmengine.config import Config
+
+from carafe_plugin.runtime.checkpoint import set_resume
+from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.errors import UserError, is_first_process
+from carafe_tools.command import run_command
+from carafe_tools.launch import build_runner, load_config
+from carafe_tools.preflight import check_config
+from carafe_tools.terminal import overview
+from carafe_tools.weights import check_start
 
 
 def use_amp(cfg: Config) -> None:
@@ -85,7 +89,10 @@ def train(argv: Sequence[str] | None) -> None:
     set_resume(cfg, args.resume)
     model = check_config(cfg, ('train', 'val'))
     check_start(cfg, model)
-    build_runner(cfg, asked_for).train()
+    runner = build_runner(cfg, asked_for)
+    if is_first_process():
+        print(overview(cfg, model), flush=True)
+    runner.train()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,28 @@ more than a sum between two of them.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('image', type=Path)
+    parser.add_argument('--config', required=True)
+    parser.add_argument('--checkpoint', required=True)
+    parser.add_argument('--out', required=True, type=Path, help='folder for the pictures')
+    parser.add_argument('--points', nargs='+', metavar='X,Y', help='in pixels of the image')
+    parser.add_argument(
+        '--level', type=int, default=0, help='map that the points lie in; 0, the finest, is the default'
+    )
+    parser.add_argument('--device', help='default: the first GPU, or cpu')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
 
 import matplotlib
 import mmcv
@@ -34,7 +55,7 @@ from carafe_tools.kernels import (
     recorded,
 )
 from carafe_tools.launch import read_config
-from demo import load_model
+from demo import default_device, load_model
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -188,25 +209,10 @@ def draw_features(steps: list[Step], file: Path) -> None:
     save(figure, file)
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('image', type=Path)
-    parser.add_argument('--config', required=True)
-    parser.add_argument('--checkpoint', required=True)
-    parser.add_argument('--out', required=True, type=Path, help='folder for the pictures')
-    parser.add_argument('--points', nargs='+', metavar='X,Y', help='in pixels of the image')
-    parser.add_argument(
-        '--level', type=int, default=0, help='map that the points lie in; 0, the finest, is the default'
-    )
-    parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
-    return parser.parse_args(argv)
-
-
 def visualize(argv: list[str] | None) -> None:
     """Draw all pictures."""
     args = parse_args(argv)
+    args.device = args.device or default_device()
     model = load_model(read_config(args.config, None), args)
     check_neck(model, args.config)
     picture, inputs, scale = read_image(model, args.image)

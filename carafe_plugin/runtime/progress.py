@@ -39,8 +39,10 @@ class ProgressBarHook(Hook):
 
         consoles = [h for h in runner.logger.handlers if type(h) is logging.StreamHandler]
         self._redirection.enter_context(logging_redirect_tqdm([runner.logger]))
-        if consoles:  # tqdm's stand-in handler would let debug records through
-            runner.logger.handlers[-1].setLevel(consoles[0].level)
+        if consoles:  # tqdm's stand-in handler would let through what the first one keeps back
+            stand_in = runner.logger.handlers[-1]
+            stand_in.setLevel(consoles[0].level)
+            stand_in.filters = consoles[0].filters
 
     def after_run(self, runner: Runner) -> None:
         self._close()

@@ -39,8 +39,9 @@ model = dict(
         anchor_generator=dict(scales=[5], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
+        # Boxes from finer maps than their size calls for, masks from finer ones still: outlines count here.
         bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16, 32], finest_scale=28
+            roi_layer=dict(sampling_ratio=2), out_channels=64, featmap_strides=[4, 8, 16, 32], finest_scale=56
         ),
         bbox_head=dict(
             type='ConvFCBBoxHead',
@@ -54,17 +55,21 @@ model = dict(
             norm_cfg=dict(type='GN', num_groups=8),
         ),
         mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16, 32], finest_scale=28
+            roi_layer=dict(sampling_ratio=2),
+            out_channels=64,
+            featmap_strides=[4, 8, 16, 32],
+            finest_scale=112,
         ),
         mask_head=dict(
             type='UpsampleFCNMaskHead',
-            num_convs=2,
+            num_convs=4,
             class_agnostic=True,
             in_channels=64,
             conv_out_channels=64,
             num_classes=6,
             norm_cfg=norm_cfg,
             upsample_cfg=dict(type='carafe'),
+            loss_mask=dict(loss_weight=2.0),
         ),
     ),
     train_cfg=dict(
@@ -138,7 +143,7 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=ma
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=10)
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=10)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),

@@ -38,6 +38,20 @@ def test_training_leaves_log_checkpoint_and_scores(run):
     assert (run / 'work' / 'last_checkpoint').read_text() == str(run / 'work' / 'epoch_1.pth')
 
 
+def test_terminal_fits_a_screen_and_the_log_file_has_all(run):
+    shown = (run / 'train.log').read_text()
+    (kept,) = (path.read_text() for path in (run / 'work').glob('*/*.log'))
+    before_training = shown[: shown.index('Epoch(train)')]
+    assert len(before_training.splitlines()) < 25, before_training
+    assert 'MaskRCNN, ' in before_training and 'parameters; 1 epochs; batches of ' in before_training
+    assert str(run / 'work') in before_training and 'creating index' not in shown
+    for part in ('System environment:', 'Config:\n', 'Hooks will be executed', 'The prefix is not set'):
+        assert part not in shown
+    assert 'System environment:' in kept and 'upsample_cfg' in kept and 'Hooks will be executed' in kept
+    line = re.search(r'Epoch\(train\) .*', shown).group()
+    assert line in kept
+
+
 def test_predictions_are_dumped_and_drawn(run, tmp_path):
     argv = [run / 'config.py', run / 'work' / 'epoch_1.pth', '--work-dir', tmp_path / 'work']
     argv += ['--out', tmp_path / 'out' / 'all.pkl', '--show-dir', tmp_path / 'drawn']

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from unittest import mock
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -16,19 +16,7 @@ from carafe_plugin.runtime.distributed import start_cpu_processes
 from carafe_plugin.runtime.errors import UserError
 from carafe_plugin.runtime.progress import ProgressBarHook
 
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both tools take, spelled as in the OpenMMLab tools."""
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override the config, e.g. model.neck.upsample_cfg.type=bilinear; a list as key="[a,b]"',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+from .terminal import short_log, silence_pycocotools
 
 
 def read_config(path: str, options: dict | None) -> Config:
@@ -110,7 +98,8 @@ def build_runner(cfg: Config, copy: Config | None = None) -> Runner:
         if copy is not None and is_main_process():
             copy.dump(Path(runner.work_dir, Path(copy.filename).name))
 
-    with mock.patch.object(Runner, 'dump_config', dump_config):
+    silence_pycocotools()
+    with mock.patch.object(Runner, 'dump_config', dump_config), short_log():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ProgressBarHook())
     return runner
