@@ -76,6 +76,8 @@ def operator_file(name, sizes=(5, 1, 2, False), shapes=(DYNAMIC, 'abcd'), dtype=
 
 def to_openvino(tensor: torch.Tensor):
     kind = getattr(ov.Type, TYPES[tensor.dtype])
+    if not tensor.numel():  # refused by the other form up to OpenVINO 2026.0
+        return ov.Tensor(kind, ov.Shape(list(tensor.shape)))
     bits = tensor.contiguous().view(torch.uint16) if tensor.element_size() == 2 else tensor.contiguous()
     return ov.Tensor(bits.numpy(), list(tensor.shape), kind)
 
