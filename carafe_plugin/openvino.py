@@ -31,10 +31,11 @@ def extension_path() -> str:
     folder = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent)
     path = folder / f'_C_openvino_{re.sub("[^0-9a-z]", "_", version)}.so'
     if not path.exists():
-        others = sorted(other.name for other in folder.glob('_C_openvino_*.so'))
+        others = [f', but {other.name}' for other in sorted(folder.glob('_C_openvino_*.so'))]
         raise FileNotFoundError(
-            f'no extension is built for OpenVINO {version}{", but " if others else ""}{", ".join(others)}; '
-            "in the source folder, `make openvino`, or pip install --no-build-isolation '.[openvino]'"
+            f'no extension is built for OpenVINO {version}{"".join(others[-1:])}; '
+            'in the source folder, make openvino, or '
+            'CARAFE_OPENVINO=1 pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation .'
         )
     return str(path)
 
