@@ -2,7 +2,7 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-inpaint demo-probe test test-full benchmark sanitize dist matrix lint format
+.PHONY: help setup demo demo-seg demo-inpaint demo-probe openvino test test-full benchmark sanitize dist matrix lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
@@ -42,6 +42,9 @@ demo-probe: setup ## Probe real features, upsampled in five ways, and draw them 
 	$(PY) -m pip install --quiet --no-deps --requirement requirements/demo_probe.txt
 	$(PY) tools/quickstart_probe.py
 
+openvino: setup ## Build the extension for another OpenVINO, once pip has put it into .venv (1 minute)
+	CARAFE_NATIVE=1 CARAFE_OPENVINO=1 $(PY) -m pip install --quiet --no-build-isolation --editable '.[openvino]'
+
 test: setup ## Run the tests but the slow ones
 	$(PYTEST) -m 'not slow'
 
@@ -51,13 +54,14 @@ test-full: setup ## Run every test
 benchmark: setup ## Measure the operator on the CPU and hold it to its bars (4 minutes; leave the machine alone)
 	$(PY) tools/benchmark.py op --out work_dirs/benchmark/cpu
 
-sanitize: setup ## Run the operator tests on a CPU library built with AddressSanitizer and UBSan
+sanitize: setup ## Run the operator tests on CPU libraries built with AddressSanitizer and UBSan
 	CARAFE_NATIVE=1 CARAFE_CXXFLAGS='-O1 -g1 $(SANITIZERS)' $(PY) setup.py -q build_ext \
 		--build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)
-	LD_PRELOAD="$$(for name in asan ubsan stdc++; do $${CXX:-c++} -print-file-name=lib$$name.so; done | xargs)" \
+	TBB_ENABLE_SANITIZERS=1 \
+		LD_PRELOAD="$$(for name in asan ubsan stdc++; do $${CXX:-c++} -print-file-name=lib$$name.so; done | xargs)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		CARAFE_LIBRARY_DIR=$(CURDIR)/$(SANITIZED)/carafe_plugin \
-		$(PYTEST) -m 'not slow' tests/ops/test_native.py tests/ops/test_registrations.py
+		$(PYTEST) -m 'not slow' tests/ops/test_native.py tests/ops/test_registrations.py tests/test_openvino.py
 
 dist: setup ## Build the sdist and the wheel for PyPI into dist/ (1 minute)
 	$(PY) tools/make_dist.py

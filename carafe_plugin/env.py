@@ -11,6 +11,7 @@ import torch
 
 import carafe_plugin
 
+from .openvino import extension_path
 from .ops import _native
 
 PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation')
@@ -36,6 +37,7 @@ def describe() -> list[tuple[str, str]]:
         wish = os.environ.get('CARAFE_CPU_ISA')
         why = f'CARAFE_CPU_ISA={wish}' if wish else 'the widest that this processor and this library have'
         lines.append(('instruction set', f'{isa}: {why}'))
+    lines.append(('OpenVINO', _extension()))
     return lines
 
 
@@ -43,6 +45,13 @@ def _devices() -> list[str]:
     """The CPU, and every GPU by its number, since each may be of another kind."""
     gpus = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if 'cuda' in _native.loaded else []
     return ['cpu', *(gpus or ['cuda'])]
+
+
+def _extension() -> str:
+    try:
+        return extension_path()
+    except FileNotFoundError as error:
+        return f'missing: {error}'
 
 
 def _mmcv() -> str:

@@ -6,8 +6,11 @@ runs wherever its platform does. Where something is missing the install goes on 
 says so, and ``python -m carafe_plugin.env`` repeats why.
 """
 
+import functools
+import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -44,32 +47,52 @@ if platform.machine() in ('x86_64', 'AMD64'):
     INSTRUCTION_SETS['avx512_bf16'] = [*INSTRUCTION_SETS['avx512'], '-mavx512bf16']
 
 
+SELECT, KERNELS = 'ops/cpu/select.cpp', 'ops/cpu/kernels.cpp'
 CUDA = 'carafe_plugin._C_cuda'
+OPENVINO = 'carafe_plugin._C_openvino'
+# By a library's kind, as its name says it: what demands it, and what is there without it.
+KINDS = {
+    'cpu': ('CARAFE_NATIVE', 'the plain PyTorch operators will serve'),
+    'cuda': ('CARAFE_CUDA', 'the plain PyTorch operators will serve'),
+    'openvino': ('CARAFE_OPENVINO', 'OpenVINO will not know the operators'),
+}
 
 
 def native_build() -> dict:
     """Keyword arguments for ``setuptools.setup``."""
     reason = _why_not()
     if reason:
-        _say(f'no native library: {reason}')
+        _say(f'no native library: {reason}', 'cpu')
         return {}
     version = _torch_version()
     # carafe_plugin/ops/_native.py looks for these names.
     suffix = '' if version >= STABLE_TORCH else f'_torch{version[0]}_{version[1]}'
     cpu = Extension(
         f'carafe_plugin._C_cpu{suffix}',
-        sources=[
-            'ops/schema.cpp',
-            'ops/host.cpp',
-            'ops/cpu/host.cpp',
-            'ops/cpu/select.cpp',
-            'ops/cpu/kernels.cpp',
-        ],
+        sources=['ops/schema.cpp', 'ops/host.cpp', 'ops/cpu/host.cpp', SELECT, KERNELS],
         depends=[str(path) for path in ROOT.rglob('*.h')],
     )
     # Listed in any case, so that a library from an earlier build does not stay where none is to be built.
     cuda = Extension(CUDA, sources=[str(path.relative_to(ROOT.parent)) for path in build_cuda.KERNELS])
-    return dict(ext_modules=[cpu, cuda], cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))
+    libraries = [cpu, cuda]
+    if openvino := find_openvino():
+        # OpenVINO's libraries promise nothing from one version to the next.
+        name = f'{OPENVINO}_{re.sub(r"[^0-9a-z]", "_", openvino.version)}'
+        libraries.append(Extension(name, sources=['ops/cpu/openvino.cpp']))
+    return dict(ext_modules=libraries, cmdclass=dict(build_ext=BuildNative, bdist_wheel=AnyPythonWheel))
+
+
+def find_openvino() -> importlib.metadata.Distribution | None:
+    """The installed openvino to build the extension for, or None."""
+    wish = os.environ.get('CARAFE_OPENVINO')
+    if wish == '0' or sys.platform != 'linux':
+        return None
+    try:
+        return importlib.metadata.distribution('openvino')
+    except importlib.metadata.PackageNotFoundError:
+        if wish == '1':
+            raise RuntimeError('CARAFE_OPENVINO=1, and openvino is not installed') from None
+        return None
 
 
 def _why_not() -> str | None:
@@ -108,8 +131,8 @@ def _binding(torch_root: Path) -> tuple[list[str], list[str]]:
     return ['-DCARAFE_ATEN', abi, *openmp, *include], ['-ltorch_cpu', '-lc10']
 
 
-def _say(message: str) -> None:
-    print(f'carafe_plugin: {message}; the plain PyTorch operators will serve', file=sys.stderr)
+def _say(message: str, kind: str) -> None:
+    print(f'carafe_plugin: {message}; {KINDS[kind][1]}', file=sys.stderr)
 
 
 class BuildNative(build_ext):
@@ -121,18 +144,20 @@ class BuildNative(build_ext):
     def build_extension(self, ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        switch = 'CARAFE_CUDA' if ext.name == CUDA else 'CARAFE_NATIVE'
+        kind = target.stem.split('_')[2]
+        switch = KINDS[kind][0]
         try:
-            (self._build_cuda if ext.name == CUDA else self._build)(ext, target)
-        except Exception as error:  # no compiler, or one that is too old: the reference form serves
+            getattr(self, f'_build_{kind}')(ext, target)
+        except Exception as error:  # no compiler, or one that is too old
             if os.environ.get(switch) == '1':
                 raise RuntimeError(f'{target.name} did not build; {switch}=0 installs without it') from error
-            _say(f'{target.name} did not build ({error})')
+            _say(f'{target.name} did not build ({error})', kind)
             target.unlink(missing_ok=True)
 
     def copy_extensions_to_source(self):
-        # Nor may that of a torch which is no longer there.
-        for old in Path(self.get_ext_fullpath(CUDA)).parent.glob('_C_cpu_torch*.so'):
+        # Nor may that of a torch or an OpenVINO which is no longer there.
+        folder = Path(self.get_ext_fullpath(CUDA)).parent
+        for old in (*folder.glob('_C_cpu_torch*.so'), *folder.glob('_C_openvino*.so')):
             old.unlink()
         # A build that failed left nothing to copy, and an older library must not stay in its place.
         for ext in list(self.extensions):
@@ -141,27 +166,46 @@ class BuildNative(build_ext):
                 Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         super().copy_extensions_to_source()
 
-    def _build(self, ext, target):
+    @functools.cached_property
+    def _extra(self) -> list[str]:
+        return shlex.split(os.environ.get('CARAFE_CXXFLAGS', ''))
+
+    @functools.cached_property
+    def _kernels(self) -> list[str]:
+        """The objects that know neither torch nor OpenVINO."""
+        objects = self._compile(SELECT, 'host', ['-O2', *COMMON, *self._extra])
+        for isa, flags in INSTRUCTION_SETS.items():
+            flags = [*COMMON, *KERNEL, *flags, f'-DCARAFE_ISA={isa}', *self._extra]
+            objects += self._compile(KERNELS, isa, flags)
+        return objects
+
+    def _build_cpu(self, ext, target):
         import torch
 
         torch_root = Path(torch.__file__).parent
-        extra = shlex.split(os.environ.get('CARAFE_CXXFLAGS', ''))
         host, libraries = _binding(torch_root)
-        objects = []
-        *sources, kernels = ext.sources
-        key = '-DCARAFE_DISPATCH_KEY=CPU'
-        for source in sources:
-            objects += self._compile(source, 'host', ['-O2', *COMMON, *host, key, *extra])
-        for isa, flags in INSTRUCTION_SETS.items():
-            flags = [*COMMON, *KERNEL, *flags, f'-DCARAFE_ISA={isa}', *extra]
-            objects += self._compile(kernels, isa, flags)
+        flags = ['-O2', *COMMON, *host, '-DCARAFE_DISPATCH_KEY=CPU', *self._extra]
+        objects = list(self._kernels)
+        for source in ext.sources:
+            if source not in (SELECT, KERNELS):
+                objects += self._compile(source, 'host', flags)
         if sys.platform == 'darwin':
             link = ['-undefined', 'dynamic_lookup']
         else:
             link = ['-Wl,--no-as-needed', f'-L{torch_root / "lib"}', *libraries]
-        self.compiler.link_shared_object(
-            objects, str(target), extra_postargs=[*link, *extra], target_lang='c++'
-        )
+        self._link(objects, target, link)
+
+    def _build_openvino(self, ext, target):
+        openvino = Path(find_openvino().locate_file('openvino'))
+        # As its CMake files say: the kind of its threads, and of the C++ library's strings.
+        targets = (openvino / 'cmake' / 'OpenVINOTargets.cmake').read_text()
+        defines = set(re.findall(r'\b(?:OV_THREAD|_GLIBCXX_USE_CXX11_ABI)=\w+', targets))
+        here = [f'-isystem{openvino / "include"}', *(f'-D{define}' for define in sorted(defines))]
+        flags = ['-O2', *COMMON, *here, *self._extra]
+        objects = self._compile(ext.sources[0], 'host', flags)
+        # They are in the process by the time that they load this one.
+        libraries = [*openvino.glob('libs/libopenvino.so.*'), *openvino.glob('libs/libtbb.so.*')]
+        self._link([*objects, *self._kernels], target, map(str, libraries))
 
     def _build_cuda(self, ext, target):
         import torch
@@ -179,6 +223,11 @@ class BuildNative(build_ext):
     def _compile(self, source, folder, flags):
         return self.compiler.compile(
             [source], output_dir=os.path.join(self.build_temp, folder), extra_postargs=flags, depends=[]
+        )
+
+    def _link(self, objects, target, flags):
+        self.compiler.link_shared_object(
+            objects, str(target), extra_postargs=[*flags, *self._extra], target_lang='c++'
         )
 
 

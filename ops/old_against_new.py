@@ -40,7 +40,7 @@ def build(revision: str, folder: Path) -> Path:
         opened.extractall(folder, filter='data')
     binding = folder / 'ops' / 'binding.h'
     binding.write_text(binding.read_text().replace('(carafe_plugin', '(carafe_old'))
-    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='0')
+    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='0', CARAFE_OPENVINO='0')
     subprocess.run([sys.executable, '-c', BUILD], cwd=folder, check=True, env=os.environ | switches)
     return next((folder / 'built').rglob('_C_cpu*.so'))
 

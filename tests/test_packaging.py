@@ -23,6 +23,8 @@ sys.path.insert(0, str(ROOT / 'ops'))
 
 from build_cuda import nvcc  # noqa: E402
 
+HAS_OPENVINO = importlib.util.find_spec('openvino') is not None
+
 PACKAGED = (
     'carafe_plugin',
     'configs',
@@ -65,7 +67,12 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     project = copy_project(folder / 'project')
     pip = [sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation']
     # A library that does not compile is a fault here, where its compiler is.
-    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA=str(int(nvcc() is not None)), TORCH_CUDA_ARCH_LIST='9.0')
+    switches = dict(
+        CARAFE_NATIVE='1',
+        CARAFE_CUDA=str(int(nvcc() is not None)),
+        CARAFE_OPENVINO=str(int(HAS_OPENVINO)),
+        TORCH_CUDA_ARCH_LIST='9.0',
+    )
     done = run(*pip, '--wheel-dir', folder, cwd=project, env=os.environ | switches)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(folder.glob('*.whl'))) as archive:
@@ -79,7 +86,14 @@ def test_torch_is_the_only_hard_requirement(wheel):
     hard = [line for line in metadata.get_all('Requires-Dist') if 'extra ==' not in line]
     assert len(hard) == 1
     assert hard[0].startswith('torch>=')
-    assert set(metadata.get_all('Provides-Extra')) == {'mmdet', 'mmseg', 'inpainting', 'onnx', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {
+        'mmdet',
+        'mmseg',
+        'inpainting',
+        'onnx',
+        'openvino',
+        'dev',
+    }
 
 
 @with_wheel

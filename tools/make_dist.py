@@ -77,7 +77,7 @@ def build_wheel(sdist: Path, folder: Path) -> Path:
     # Error messages name torch's headers; their place on this machine is nobody's business.
     site = Path(find_spec('torch').origin).parents[1]
     flags = f'-include ops/manylinux.h {shlex.quote(f"-ffile-prefix-map={site}/=")}'
-    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='0', CARAFE_CXXFLAGS=flags)
+    switches = dict(CARAFE_NATIVE='1', CARAFE_CUDA='0', CARAFE_OPENVINO='0', CARAFE_CXXFLAGS=flags)
     run('build', '--wheel', '--no-isolation', '--outdir', folder / 'built', project, **switches)
     exclude = ('--exclude', 'libtorch*.so', '--exclude', 'libc10*.so')
     wheel = next((folder / 'built').glob('*.whl'))

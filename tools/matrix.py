@@ -41,7 +41,7 @@ ROWS = {
     '3.12-2.13': ('3.12', ['torch==2.13.*', 'numpy']),
     'newest': (None, ['torch', 'numpy']),
 }
-# What requirements/build.txt has, and what the tests need. mmengine imports pkg_resources.
+# What requirements/build.txt has but for openvino, and what the tests need. mmengine imports pkg_resources.
 TOOLS = ['setuptools>=77,<81', 'wheel', 'ninja', 'psutil', 'pytest>=8', 'pytest-xdist[psutil]', 'pyyaml']
 
 OPERATOR_TESTS = ['tests/ops', 'tests/upsamplers', 'tests/downsamplers']

@@ -72,6 +72,10 @@ import os, torch
 from carafe_plugin.ops import _native
 for device in ('cpu', 'cuda') if torch.version.cuda and os.getenv('CARAFE_CUDA') == '1' else ('cpu',):
     assert device in _native.loaded, f'no native library for {device}: {_native.why_not(device)}'
+if os.getenv('CARAFE_OPENVINO') == '1':
+    import openvino
+    from carafe_plugin.openvino import extension_path
+    openvino.Core().add_extension(extension_path())
 """
 
 
@@ -304,6 +308,7 @@ def require_native() -> None:
     import build_cuda
 
     os.environ.setdefault('CARAFE_NATIVE', '1')
+    os.environ.setdefault('CARAFE_OPENVINO', '1')
     if build_cuda.nvcc() is not None:
         os.environ.setdefault('CARAFE_CUDA', '1')
         if ask('import torch; print(torch.version.cuda)').strip() == 'None':
@@ -332,7 +337,7 @@ def make(stamp: dict) -> None:
     install_mmcv()
     say('the OpenMMLab stack, the test tools and this package')
     require_native()
-    extras = '.[mmdet,mmseg,inpainting,onnx,dev]'
+    extras = '.[mmdet,mmseg,inpainting,onnx,openvino,dev]'
     pip('install', '--no-build-isolation', '--constraint', CONSTRAINTS, '--editable', extras)
     ask('import carafe_plugin, mmcv.ops, mmdet, mmseg, pycocotools.mask')
     if os.environ['CARAFE_NATIVE'] == '1':

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators in OpenVINO: the extension that is built where openvino is, and files that hold its nodes."""
+
+import importlib.metadata
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ['extension_path', 'read_model']
+
+# Of the operators as nodes of an ONNX file, and the version that this release knows.
+DOMAIN, DOMAIN_VERSION = 'carafe_plugin', 1
+
+
+def extension_path() -> str:
+    """Path of the extension for the installed openvino, for ``openvino.Core().add_extension``.
+
+    Raises:
+        FileNotFoundError: openvino is not installed, or no extension is built for its version.
+    """
+    try:
+        version = importlib.metadata.version('openvino')
+    except importlib.metadata.PackageNotFoundError:
+        raise FileNotFoundError('openvino is not installed: pip install openvino') from None
+    # CARAFE_LIBRARY_DIR is the folder of another build. ops/build_native.py gives these names.
+    folder = Path(os.environ.get('CARAFE_LIBRARY_DIR') or Path(__file__).resolve().parent)
+    path = folder / f'_C_openvino_{re.sub("[^0-9a-z]", "_", version)}.so'
+    if not path.exists():
+        others = [f', but {other.name}' for other in sorted(folder.glob('_C_openvino_*.so'))]
+        raise FileNotFoundError(
+            f'no extension is built for OpenVINO {version}{"".join(others[-1:])}; '
+            'in the source folder, make openvino, or '
+            'CARAFE_OPENVINO=1 pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation .'
+        )
+    return str(path)
+
+
+def read_model(core: 'openvino.Core', path: str | os.PathLike[str]) -> 'openvino.Model':
+    """Read an ONNX file that holds the operators as nodes of their own.
+
+    The extension, which is added to ``core``, runs them. Where none is built, the standard operators in the
+    file's functions take their places, with a warning; OpenVINO by itself looks at no functions.
+
+    Args:
+        core: an ``openvino.Core``.
+        path: an ONNX file. Others that have no node of this package are read as by ``core.read_model``.
+
+    Raises:
+        ValueError: the file's operators have another version than this release knows.
+        FileNotFoundError: the file is not there.
+    """
+    import onnx
+    import onnx.inliner
+
+    structure = onnx.load(path, load_external_data=False)
+    versions = {opset.domain: opset.version for opset in structure.opset_import}
+    version = versions.get(DOMAIN, DOMAIN_VERSION)
+    if version != DOMAIN_VERSION:
+        raise ValueError(
+            f'{os.fspath(path)} holds version {version} of the operators of {DOMAIN}; this release knows '
+            f'version {DOMAIN_VERSION}'
+        )
+    if DOMAIN in versions:
+        try:
+            core.add_extension(extension_path())
+        except FileNotFoundError as error:
+            warnings.warn(f'standard operators serve: {error}', RuntimeWarning, stacklevel=2)
+            model = onnx.inliner.inline_local_functions(onnx.load(path))
+            return core.read_model(model.SerializeToString(), b'')
+    return core.read_model(path)
