@@ -67,18 +67,33 @@ def evaluate(results: Path, iou_type: str) -> COCOeval:
     return evaluation
 
 
-def mean_mask_iou(evaluation: COCOeval) -> float:
-    """Mean over objects (crowds left out) of the best IoU with a detection of its class, 0 where none is.
+def ious_by_image(evaluation: COCOeval) -> dict[int, list[float]]:
+    """For each image that has objects (crowds left out) their best IoUs with a detection of their class.
 
-    Detections below a score of SCORE_THR do not count.
+    It is 0 where there is none; detections below a score of SCORE_THR do not count.
     """
-    best = []
+    best: dict[int, list[float]] = {}
     for key, ious in evaluation.ious.items():
         kept = sum(detection['score'] >= SCORE_THR for detection in evaluation._dts[key])
         for index, truth in enumerate(evaluation._gts[key]):
-            if not truth['iscrowd']:
-                best.append(ious[:kept, index].max() if kept else 0.0)  # rows are sorted by score
-    return float(np.mean(best))
+            if not truth['iscrowd']:  # rows are sorted by score
+                best.setdefault(key[0], []).append(ious[:kept, index].max() if kept else 0.0)
+    return best
+
+
+def mean_mask_iou(evaluation: COCOeval) -> float:
+    """Mean over all objects of :func:`ious_by_image`."""
+    return float(np.mean([iou for ious in ious_by_image(evaluation).values() for iou in ious]))
+
+
+def shown(evaluation: COCOeval) -> dict[str, tuple[Path, float]]:
+    """The images to draw, no one's choice: places in the order of their mean mask IoU, with that IoU."""
+    means = {image: float(np.mean(ious)) for image, ious in ious_by_image(evaluation).items()}
+    order = sorted(means, key=lambda image: (-means[image], image))
+    last = len(order) - 1
+    places = {'best': 0, 'upper quartile': last // 4, 'median': last // 2, 'worst': last}
+    files = {name: evaluation.cocoGt.imgs[order[place]]['file_name'] for name, place in places.items()}
+    return {name: (DATA / 'val' / files[name], means[order[place]]) for name, place in places.items()}
 
 
 def table(results: Path) -> str:
@@ -105,14 +120,16 @@ def main() -> None:
     options = ['--cfg-options', f'test_evaluator.outfile_prefix={results}']
     run('tools/test.py', CONFIG, checkpoint, '--work-dir', work_dir / 'test', *options)
     where = ['--config', CONFIG, '--checkpoint', checkpoint, '--out', work_dir]
-    show = ['--ground-truth', TRUTH, '--grid', '--max-images', 4, '--score-thr', 0.5]
-    run('tools/demo.py', DATA / 'val', *where, *show)
+    pictures = shown(evaluate(results.with_name('results.segm.json'), 'segm'))
+    show = ['--ground-truth', TRUTH, '--grid', '--score-thr', 0.5]
+    run('tools/demo.py', *(file for file, _ in pictures.values()), *where, *show)
     run('tools/plot_logs.py', work_dir, '--out', work_dir / 'curves.png')
 
     print('\nMask R-CNN (ResNet-18) with CARAFE in FPN and mask head on the held-out images, in %:')
     print(table(results))
     print(f'\n{time.monotonic() - start:.0f} s in all. Look at:')
-    print(f'  {work_dir}/predictions.png   image, ground truth, prediction')
+    rows = ', '.join(f'{name} {100 * iou:.0f}' for name, (_, iou) in pictures.items())
+    print(f'  {work_dir}/predictions.png   image, ground truth, prediction; rows by mean mask IoU: {rows}')
     print(f'  {work_dir}/curves.png        loss and AP along the training')
     print('Next: compare upsamplers with tools/compare.py, or train on COCO: README.md, docs/coco.md')
 

@@ -51,6 +51,27 @@ def test_mean_mask_iou(results):
     assert quickstart.mean_mask_iou(evaluation) == pytest.approx((1 + 0.5 + 0) / 3)
 
 
+def test_pictures_are_those_of_fixed_places(results):
+    truth = json.loads(quickstart.TRUTH.read_text())
+    found = json.loads(results.with_name('results.segm.json').read_text())
+    # Images 2 to 9 hold the first object, found in its first 2 to 9 rows; image 10 a crowd alone.
+    for image in range(2, 11):
+        truth['images'].append(dict(truth['images'][0], id=image, file_name=f'{image}.png'))
+        thing = dict(truth['annotations'][0], id=100 + image, image_id=image, iscrowd=int(image == 10))
+        truth['annotations'].append(thing)
+        found.append(dict(entry(rle((0, image), (0, 10)), score=0.9), image_id=image))
+    quickstart.TRUTH.write_text(json.dumps(truth))
+    results.with_name('results.segm.json').write_text(json.dumps(found))
+    places = quickstart.shown(quickstart.evaluate(results.with_name('results.segm.json'), 'segm'))
+    # In order of IoU: 9 8 7 6 5 (0.5, as image 1, which stands before it) 4 3 2.
+    assert {name: (file.name, round(iou, 6)) for name, (file, iou) in places.items()} == {
+        'best': ('9.png', 0.9),
+        'upper quartile': ('7.png', 0.7),
+        'median': ('1.png', 0.5),
+        'worst': ('2.png', 0.2),
+    }
+
+
 def test_table_has_cocoevals_figures(results):
     rows = [line.split() for line in quickstart.table(results).splitlines()]
     assert [row[0] for row in rows[1:]] == ['box', 'mask']
