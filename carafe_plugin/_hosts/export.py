@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands before the backbone in the graph of a whole model."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class Preprocess(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, data_preprocessor: nn.Module) -> None:
+    def __init__(self, data_preprocessor: Any) -> None:
         super().__init__()
         own = data_preprocessor
         # The two toolboxes name one thing differently.

@@ -11,6 +11,7 @@ import torch
 from mmcv.ops import RoIAlign, nms
 from mmdet.models.dense_heads import RPNHead, YOLOXHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -70,11 +71,15 @@ def _rows(maps: Tensor, channels: int) -> Tensor:  # [1, A*channels, H, W] -> [H
     return maps[0].permute(1, 2, 0).reshape(-1, channels)
 
 
-def _activate(head: nn.Module, logits: Tensor) -> Tensor:  # the background, where it is a class, comes last
+def _activate(head: Any, logits: Tensor) -> Tensor:  # the background, where it is a class, comes last
     return logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[:, :-1]
 
 
-def _clip(boxes: Tensor, coder: nn.Module, size: Tensor) -> Tensor:
+def _first(limit: int) -> slice:  # which a graph clamps, where sizes would be arithmetic
+    return slice(limit if limit > 0 else None)
+
+
+def _clip(boxes: Tensor, coder: Any, size: Tensor) -> Tensor:
     if not getattr(coder, 'clip_border', True):
         return boxes
     return torch.minimum(boxes.clamp(min=0), size.repeat(2))
@@ -82,21 +87,17 @@ def _clip(boxes: Tensor, coder: nn.Module, size: Tensor) -> Tensor:
 
 def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: dict) -> Tensor:
     """Indices of the boxes (N, 4) that stay: none too small, one where many of a group overlap."""
-    rules = dict(cfg['nms'])
-    known = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
-    if rules.get('type', 'nms') != 'nms' or rules.keys() - known:
-        raise ValueError(f"test_cfg.nms must be dict(type='nms', iou_threshold=...), got {rules}")
     least = cfg.get('min_bbox_size', -1)
     if least >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(1).nonzero()[:, 0]
         boxes, scores, groups = boxes[large], scores[large], groups[large]
     apart = boxes
-    if not rules.get('class_agnostic', False):
+    if not cfg['nms'].get('class_agnostic', False):
         # One group a picture of its own, side by side; the row of zeros serves where there is no box.
         step = torch.cat([boxes, boxes.new_zeros(1, 4)]).max() + 1
         apart = boxes + (groups.to(boxes) * step)[:, None]
     limit = cfg.get('max_per_img', -1)
-    kept = _NMS.apply(apart, scores, float(rules['iou_threshold']), limit if limit > 0 else 2**31 - 1)
+    kept = _NMS.apply(apart, scores, float(cfg['nms']['iou_threshold']), limit if limit > 0 else 2**31 - 1)
     return large[kept] if least >= 0 else kept
 
 
@@ -112,20 +113,31 @@ class Detector(nn.Module):
 
     Raises:
         TypeError: a head or RoI extractor is of another kind.
-        ValueError: its ``test_cfg`` asks for another suppression than plain NMS; raised by ``forward``.
+        ValueError: ``test_cfg`` asks for another suppression than plain NMS.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
-        self.preprocess = Preprocess(model.data_preprocessor)
+        self.model: Any = model
         self.two_stage = hasattr(model, 'roi_head')
         if self.two_stage:
+            _require('model', model, TwoStageDetector, ('predict', 'extract_feat'))
             _check_roi_head(model)
+            configs = [model.rpn_head.test_cfg, model.roi_head.test_cfg]
         else:
+            _require('model', model, SingleStageDetector, ('predict', 'extract_feat'))
             head = model.bbox_head
-            if not isinstance(head, YOLOXHead):
-                _require('bbox_head', head, BaseDenseHead, ('predict_by_feat', '_predict_by_feat_single'))
+            kind = YOLOXHead if isinstance(head, YOLOXHead) else BaseDenseHead
+            own = ('_bbox_decode',) if kind is YOLOXHead else ('_predict_by_feat_single',)
+            _require('bbox_head', head, kind, ('predict_by_feat', '_bbox_post_process', *own))
+            configs = [head.test_cfg]
+        known = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
+        for cfg in configs:
+            if cfg.nms.get('type', 'nms') != 'nms' or cfg.nms.keys() - known:
+                raise ValueError(
+                    f"test_cfg.nms must be dict(type='nms', iou_threshold=...), got {dict(cfg.nms)}"
+                )
+        self.preprocess = Preprocess(model.data_preprocessor)
         self.has_masks = self.two_stage and model.roi_head.with_mask
         self.eval()
 
@@ -135,12 +147,15 @@ class Detector(nn.Module):
         if self.two_stage:
             return self._refine(features, self._propose(features, size), size)
         head = self.model.bbox_head
-        find = self._yolox if isinstance(head, YOLOXHead) else self._dense
-        boxes, scores, labels = find(head, features, size)
-        kept = _suppress(boxes, scores, labels, head.test_cfg)
+        if isinstance(head, YOLOXHead):
+            boxes, scores, labels = self._yolox(head, features)
+            kept = _suppress(boxes, scores, labels, dict(nms=head.test_cfg.nms))
+        else:
+            boxes, scores, labels = self._dense(head, features, size)
+            kept = _suppress(boxes, scores, labels, head.test_cfg)
         return boxes[kept], scores[kept], labels[kept]
 
-    def _dense(self, head: nn.Module, features: tuple, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _dense(self, head: Any, features: tuple, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, deltas, *more = head(features)
         if more:
             raise TypeError(
@@ -152,17 +167,17 @@ class Detector(nn.Module):
             scores = _activate(head, _rows(logits[level], head.cls_out_channels))
             places, labels = (scores > cfg.get('score_thr', 0)).nonzero().unbind(1)
             scores, order = scores[places, labels].sort(descending=True)
-            first = slice(cfg.get('nms_pre', -1) if cfg.get('nms_pre', -1) > 0 else None)
+            first = _first(cfg.get('nms_pre', -1))
             places, labels = places[order[first]], labels[order[first]]
             rows = _rows(deltas[level], coder.encode_size)
             found.append((prior[places], rows[places], scores[first], labels))
         prior, rows, scores, labels = map(torch.cat, zip(*found, strict=True))
         return _clip(coder.decode(prior, rows), coder, size), scores, labels
 
-    def _yolox(self, head: nn.Module, features: tuple, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _yolox(self, head: Any, features: tuple) -> tuple[Tensor, Tensor, Tensor]:
         logits, deltas, objectness = head(features)
         sizes = [x.shape[-2:] for x in logits]
-        priors = head.prior_generator.grid_priors(sizes, device=size.device, with_stride=True)
+        priors = head.prior_generator.grid_priors(sizes, device=logits[0].device, with_stride=True)
         scores = torch.cat([_rows(x, head.cls_out_channels) for x in logits]).sigmoid()
         scores, labels = scores.max(1)
         scores = scores * torch.cat([_rows(x, 1) for x in objectness]).sigmoid()[:, 0]
@@ -178,7 +193,7 @@ class Detector(nn.Module):
         for level, prior in enumerate(priors):
             scores = _activate(head, _rows(logits[level], head.cls_out_channels))[:, 0]
             scores, order = scores.sort(descending=True)
-            first = slice(cfg.nms_pre if cfg.nms_pre > 0 else None)
+            first = _first(cfg.nms_pre)
             order = order[first]
             rows = _rows(deltas[level], coder.encode_size)
             found.append((prior[order], rows[order], scores[first], torch.full_like(order, level)))
@@ -208,7 +223,7 @@ class Detector(nn.Module):
         return boxes, scores, labels, masks[:, 0]
 
 
-def _pool(extractor: SingleRoIExtractor, features: tuple, boxes: Tensor) -> Tensor:  # [N, 4] -> [N, C, h, w]
+def _pool(extractor: Any, features: tuple, boxes: Tensor) -> Tensor:  # [N, 4] -> [N, C, h, w]
     """Each box from the level of its size: pooled level by level, then put back into order."""
     count = extractor.num_inputs
     if count == 1:
@@ -234,7 +249,7 @@ def _require(name: str, module: nn.Module, kind: type, methods: tuple[str, ...])
         )
 
 
-def _check_roi_head(model: nn.Module) -> None:
+def _check_roi_head(model: Any) -> None:
     roi_head = model.roi_head
     _require('rpn_head', model.rpn_head, RPNHead, ('_predict_by_feat_single', '_bbox_post_process'))
     _require('roi_head', roi_head, StandardRoIHead, ('predict_bbox', 'predict_mask', '_bbox_forward'))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole segmentor as a function of images, in a form that ONNX takes at any size."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
@@ -56,7 +58,7 @@ class LabelMap(nn.Module):
         ValueError: ``test_cfg.mode`` is not ``'whole'``, or there is a single class.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         head = getattr(model, 'decode_head', None)
         own = type(head).__dict__
