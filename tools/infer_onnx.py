@@ -24,6 +24,8 @@ KEY = 'carafe_plugin'  # of the metadata in the file; also the domain of its own
 FORMAT = 1  # of the metadata
 DOMAIN_VERSION = 1
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+SIDE = 480  # smaller images are drawn enlarged to about this
+STAGES = ('read', 'resize', 'run', 'draw')
 
 
 class UserError(Exception):
@@ -216,22 +218,27 @@ def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: f
 
 
 def draw(image: np.ndarray, found: dict, meta: dict, threshold: float) -> np.ndarray:
-    """Paint on a BGR image: boxes and masks of scores above ``threshold``, or classes of pixels."""
+    """Paint on a BGR image: boxes and masks of scores above ``threshold``, or classes of pixels.
+
+    Small images are enlarged, every pixel of a mask or label map to a block.
+    """
+    factor = max(1, round(SIDE / max(image.shape)))
+    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     colours = np.array(meta['palette'], np.float32)[:, ::-1]
     if meta['task'] == 'segmentation':
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-        return np.uint8(np.round(grey * 0.4 + colours[found['labels']] * 0.6))
-    image, unit = image.copy(), max(1, round(max(image.shape) / 640))
+        return np.uint8(np.round(grey * 0.4 + colours[enlarged(found['labels'], factor)] * 0.6))
+    unit = max(1, round(max(image.shape) / 640))
     order = [i for i in np.argsort(found['scores']) if found['scores'][i] > threshold]  # the best on top
     for i in order:
         colour = colours[found['labels'][i]]
         if 'masks' in found:
-            mask = found['masks'][i]
+            mask = enlarged(found['masks'][i], factor)
             image[mask] = np.round(image[mask] * 0.5 + colour * 0.5)
             contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, contours, -1, colour.tolist(), unit)
     for i in order:
-        x1, y1, x2, y2 = np.round(found['boxes'][i]).astype(int).tolist()
+        x1, y1, x2, y2 = np.round(found['boxes'][i] * factor).astype(int).tolist()
         label = found['labels'][i]
         text = f'{meta["classes"][label]} {found["scores"][i]:.2f}'
         (wide, high), _ = cv2.getTextSize(text, FONT, 0.4 * unit, unit)
@@ -240,6 +247,10 @@ def draw(image: np.ndarray, found: dict, meta: dict, threshold: float) -> np.nda
         cv2.rectangle(image, (x1, y1), (x1 + wide, y1 + high + 2 * unit), (0, 0, 0), -1)
         cv2.putText(image, text, (x1, y1 + high + unit), FONT, 0.4 * unit, (255, 255, 255), unit, cv2.LINE_AA)
     return image
+
+
+def enlarged(layer: np.ndarray, factor: int) -> np.ndarray:  # (H, W) -> (factor*H, factor*W)
+    return layer.repeat(factor, 0).repeat(factor, 1)
 
 
 def infer(argv: list[str] | None) -> None:
@@ -289,9 +300,6 @@ def infer(argv: list[str] | None) -> None:
             f'{name} {1000 * (b - a):.0f} ms' for name, a, b in zip(STAGES, times, times[1:], strict=False)
         )
         print(f'{file}: {", ".join(spent)}', flush=True)
-
-
-STAGES = ('read', 'resize', 'run', 'draw')
 
 
 def main(argv: list[str] | None = None) -> None:
