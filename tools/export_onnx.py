@@ -5,6 +5,9 @@
 The graph takes a normalised batch of images (N, 3, H, W), as the model's data_preprocessor gives it, and
 returns the feature maps of ``model.extract_feat``; N, H and W are free. It holds standard operators only. The
 result is run in onnxruntime at another size and compared with PyTorch.
+
+With --whole the graph is the whole detector or segmentor: `images`, RGB of 0..255 as float32 (1, 3, H, W), to
+`boxes`, `scores`, `labels` and `masks`, or to `labels` (1, H, W). tools/infer_onnx.py draws what it finds.
 """
 
 import argparse
@@ -57,16 +60,31 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=(256, 320),
         help='image to export with, in pixels; the graph takes any size. default: 256 320',
     )
+    parser.add_argument('--whole', action='store_true', help='image in, results out; by the older exporter')
+    parser.add_argument(
+        '--images',
+        nargs='+',
+        type=Path,
+        metavar='IMAGE',
+        help='what --whole is checked with; default: test data',
+    )
+    parser.add_argument(
+        '--picture', type=Path, help="with --whole: where to draw PyTorch's results beside the file's"
+    )
     parser.add_argument(
         '--exporter',
         choices=['dynamo', 'torchscript'],
-        default='dynamo',
         help='torchscript is the older one, quicker and less thorough; default: dynamo',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
     if (args.checkpoint is None) != args.random_weights:
         parser.error('give a checkpoint or --random-weights')
+    if args.whole and args.exporter == 'dynamo':
+        parser.error('--whole takes --exporter torchscript alone')
+    if (args.images or args.picture) and not args.whole:
+        parser.error('--images and --picture are for --whole')
+    args.exporter = args.exporter or 'dynamo'
     args.out = args.out or Path(f'{Path(args.config).stem}.onnx')
     if args.out.suffix != '.onnx':
         parser.error(f'--out must end in .onnx, got {args.out}')
@@ -166,6 +184,11 @@ def export_onnx(argv: Sequence[str] | None) -> None:
         raise UserError(f'{error.name} is missing: pip install "carafe-plugin[onnx]"') from error
     if not args.out.parent.is_dir():
         raise UserError(f'--out {args.out}: there is no folder {args.out.parent}')
+    if args.whole:
+        from carafe_tools.whole import export_whole
+
+        export_whole(args)
+        return
     model, divisor = load_model(args)
     height, width = args.size
     if height < 1 or width < 1 or height % divisor or width % divisor:

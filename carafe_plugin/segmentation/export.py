@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole segmentor as a function of images, in a form that ONNX takes at any size."""
 
+from typing import Any
+
+import torch.nn.functional as F
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
+from carafe_plugin._hosts.export import Preprocess
 from carafe_plugin.ops.tensors import adaptive_avg_pool
 
 
@@ -36,3 +42,43 @@ class Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images, mode='tensor')
+
+
+class LabelMap(nn.Module):
+    """RGB images (N, 3, H, W) of 0..255, float, to classes of pixels (N, H, W) of int64, ready for export.
+
+    Normalisation, padding and the enlarging of the logits are inside. ``torch.onnx.export`` takes it with
+    ``dynamo=False``. Changes ``model`` as :class:`Logits` does.
+
+    Args:
+        model: an ``EncoderDecoder`` of MMSegmentation whose images are seen whole, not in windows.
+
+    Raises:
+        TypeError: the model, or its decode head, predicts in another way.
+        ValueError: ``test_cfg.mode`` is not ``'whole'``, or there is a single class.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        head = getattr(model, 'decode_head', None)
+        own = type(head).__dict__
+        if type(model) is not EncoderDecoder or not isinstance(head, BaseDecodeHead) or 'predict' in own:
+            raise TypeError(
+                f'{type(model).__name__} with a {type(head).__name__} cannot be exported whole, expected an '
+                'EncoderDecoder whose head predicts one map of logits'
+            )
+        if model.test_cfg.get('mode', 'whole') != 'whole':
+            raise ValueError(f"test_cfg.mode must be 'whole', got {model.test_cfg.mode!r}")
+        if model.out_channels < 2:
+            raise ValueError(f'decode_head.out_channels must be at least 2, got {model.out_channels}')
+        self.preprocess = Preprocess(model.data_preprocessor)
+        self.logits = Logits(model)
+        self.align_corners = model.align_corners
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        prepared = self.preprocess(images)
+        logits = F.interpolate(
+            self.logits(prepared), prepared.shape[2:], mode='bilinear', align_corners=self.align_corners
+        )
+        return logits[..., : images.shape[2], : images.shape[3]].argmax(1)

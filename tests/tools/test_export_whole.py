@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole models as ONNX files find what the toolboxes' own predictions are, from image to pixels."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from carafe_tools.preflight import build_model
+from carafe_tools.whole_check import match
+from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
+
+onnx = pytest.importorskip('onnx', reason='needs the onnx extra')
+pytest.importorskip('onnxruntime', reason='needs the onnx extra')
+
+export, infer = load_tool('export_onnx'), load_tool('infer_onnx')
+openvino = pytest.mark.skipif(not importlib.util.find_spec('openvino'), reason='needs the openvino extra')
+RUNTIMES = ['onnxruntime', pytest.param('openvino', marks=[pytest.mark.slow, openvino])]
+DETECTORS = [
+    'mask_rcnn',
+    'retinanet',
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('yolox', 'rtmdet')),
+]
+
+CONFIGS = dict(
+    mask_rcnn='',
+    retinanet="""
+_base_ = '{root}/configs/coco/retinanet_r50_fpn-carafe_1x_coco.py'
+model = dict(
+    backbone=dict(depth=18, base_channels=8, stem_channels=8, init_cfg=None, frozen_stages=-1),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=2))
+steps = [dict(type='Resize', scale=(160, 128), keep_ratio=True)]
+""",
+    yolox="""
+_base_ = '{root}/configs/coco/yolox_s_pafpn-carafe_8xb8-300e_coco.py'
+model = dict(
+    backbone=dict(widen_factor=0.125),
+    neck=dict(in_channels=[32, 64, 128], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, num_classes=2))
+steps = [dict(type='Resize', scale=(120, 120), keep_ratio=True),
+         dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0)))]
+""",
+    rtmdet="""
+_base_ = '{root}/configs/coco/rtmdet_s_pafpn-carafe_8xb32-300e_coco.py'
+model = dict(
+    backbone=dict(widen_factor=0.125, init_cfg=None),
+    neck=dict(in_channels=[32, 64, 128], out_channels=16, num_csp_blocks=1),
+    bbox_head=dict(in_channels=16, feat_channels=16, num_classes=2))
+steps = [dict(type='Resize', scale=(128, 128), keep_ratio=True),
+         dict(type='Pad', size=(128, 128), pad_val=dict(img=(114, 114, 114)))]
+""",
+    segmentor="""
+default_scope = 'mmseg'
+custom_imports = dict(imports=['carafe_plugin.segmentation'])
+norm = dict(type='BN', requires_grad=True)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64), test_cfg=dict(size_divisor=32),
+                           mean=[120, 110, 100], std=[60, 57, 50], bgr_to_rgb=True),
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8, norm_cfg=norm),
+    decode_head=dict(type='UpsampleUPerHead', upsample_cfg=dict(fpn=dict(type='carafe')),
+                     in_channels=[8, 16, 32, 64], in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6),
+                     channels=16, num_classes=3, norm_cfg=norm),
+    test_cfg=dict(mode='whole'))
+steps = []
+""",
+)
+DATA = """
+test_dataloader = dict(dataset=dict(
+    {delete}type='{dataset}',
+    metainfo=dict(classes=('red', 'blue'), palette=[(255, 0, 0), (0, 0, 255)]),
+    pipeline=[dict(type='LoadImageFromFile'), *steps,
+              dict(type='{pack}', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor'))]))
+"""
+
+
+def lively(model: nn.Module, predict) -> None:
+    """Scale the weights, layer after layer, so that every map, and with them the scores, varies."""
+    seen = set()
+
+    def rescale(name, module, inputs, output):
+        if name in seen:
+            return None
+        seen.add(name)
+        factor = (0.3 if '_reg' in name else 1.5) / output.std().clamp(min=1e-6)
+        module.weight.data *= factor
+        return output * factor
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight)
+            if module.bias is not None:
+                module.bias.data.zero_()
+            handles.append(module.register_forward_hook(partial(rescale, name)))
+    predict()
+    for handle in handles:
+        handle.remove()
+
+
+class Case:
+    """A small model of a kind, its files, and what PyTorch finds with it."""
+
+    def __init__(self, folder, kind: str) -> None:
+        self.folder, self.kind = folder, kind
+        self.config, self.weights = folder / f'{kind}.py', folder / f'{kind}.pth'
+        self.segments = kind == 'segmentor'
+        if kind == 'mask_rcnn':
+            write_detector_config(self.config, write_coco(folder / 'data', images=1))
+        else:
+            names = ('BaseSegDataset', 'PackSegInputs') if self.segments else ('CocoDataset', 'PackDetInputs')
+            text = CONFIGS[kind].replace('{root}', str(ROOT)) + DATA
+            for name, value in zip(('{dataset}', '{pack}'), names, strict=True):
+                text = text.replace(name, value)
+            self.config.write_text(text.replace('{delete}', '' if self.segments else '_delete_=True, '))
+        self.cfg = Config.fromfile(self.config)
+        self.cfg.test_pipeline = self.cfg.test_dataloader.dataset.pipeline  # where MMSegmentation looks
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
+            self.model = build_model(self.cfg).eval()
+        self.model.cfg = self.cfg
+        lively(self.model, lambda: self.predict(folder / 'wide.png'))
+        torch.save(dict(state_dict=self.model.state_dict(), meta={}), self.weights)
+
+    def predict(self, path):
+        """By the toolbox's own call."""
+        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
+            if self.segments:
+                from mmseg.apis import inference_model
+
+                return inference_model(self.model, str(path)).pred_sem_seg.data[0].numpy()
+            from mmdet.apis import inference_detector
+
+            return inference_detector(self.model, str(path)).pred_instances
+
+    def export(self, file, *argv) -> None:
+        with warnings.catch_warnings():
+            options = ['--out', file, '--size', 64, 96, *argv]
+            export.main([str(arg) for arg in ('--whole', self.config, self.weights, *options)])
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Images of noise, wide and tall, and a black one."""
+    folder = tmp_path_factory.mktemp('whole')
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / 'wide.png'), cv2.resize(noise, (96, 72), interpolation=cv2.INTER_CUBIC))
+    cv2.imwrite(str(folder / 'tall.png'), cv2.resize(noise, (67, 110), interpolation=cv2.INTER_CUBIC))
+    cv2.imwrite(str(folder / 'black.png'), np.zeros((72, 96, 3), np.uint8))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def case(folder):
+    """The case of a kind, with its exported file; each made once."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = Case(folder, kind)
+            made[kind].file = folder / f'{kind}.onnx'
+            made[kind].export(made[kind].file, '--images', folder / 'wide.png', folder / 'tall.png')
+        return made[kind]
+
+    return get
+
+
+def finder(file, runtime):
+    """What a file finds in an image, by the functions of infer_onnx."""
+    meta, _ = infer.read_header(file)
+    run = infer.load(file, runtime, None)
+
+    def find(path):
+        image = infer.read_image(path)
+        images, factors = infer.prepare(image, meta)
+        return infer.restore(run(images), meta, image.shape[:2], factors)
+
+    return find
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('runtime', RUNTIMES)
+@pytest.mark.parametrize('kind', DETECTORS)
+def test_detectors(case, folder, kind, runtime):
+    this = case(kind)
+    find = finder(this.file, runtime)
+    for name in ('wide.png', 'tall.png', 'black.png'):
+        exact, found = this.predict(folder / name), find(folder / name)
+        assert len(exact) >= 5 and len(found['boxes']) == len(exact)
+        scores = exact.scores.numpy()
+        assert np.all(np.diff(found['scores']) <= 0)
+        np.testing.assert_allclose(found['scores'], scores, atol=1e-4)
+        for index, (box, label) in enumerate(zip(found['boxes'], found['labels'], strict=True)):
+            # Equal scores come in any order.
+            same = (exact.labels.numpy() == label) & (np.abs(scores - found['scores'][index]) < 1e-3)
+            apart = np.abs(exact.bboxes.numpy()[same] - box).max(1)
+            assert apart.min() < 0.1
+            if 'masks' in found:
+                mask = exact.masks.numpy()[same][apart.argmin()]
+                assert (mask & found['masks'][index]).sum() >= 0.99 * (mask | found['masks'][index]).sum()
+    assert ('masks' in found) == (kind == 'mask_rcnn')
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_segmentor(case, folder, runtime):
+    this = case('segmentor')
+    find = finder(this.file, runtime)
+    for name in ('wide.png', 'tall.png'):
+        exact, found = this.predict(folder / name), find(folder / name)['labels']
+        assert len(np.unique(exact)) > 1 and found.shape == exact.shape
+        assert (found == exact).mean() > 0.999
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_file(case):
+    graph = onnx.load(case('mask_rcnn').file)
+    assert {node.domain for node in graph.graph.node} == {''}
+    assert {'NonMaxSuppression', 'RoiAlign'} <= {node.op_type for node in graph.graph.node}
+    batch, channels, *size = graph.graph.input[0].type.tensor_type.shape.dim
+    assert (batch.dim_value, channels.dim_value) == (1, 3) and all(dim.dim_param for dim in size)
+    assert [value.name for value in graph.graph.output] == ['boxes', 'scores', 'labels', 'masks']
+    meta = json.loads(graph.metadata_props[0].value)
+    assert meta['classes'] == ['red', 'blue'] and meta['resize'] == dict(scale=[64, 64], keep_ratio=True)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('runtime', RUNTIMES)
+@pytest.mark.parametrize(
+    'kind, field',
+    [('mask_rcnn', 'rcnn.score_thr'), pytest.param('yolox', 'score_thr', marks=pytest.mark.slow)],
+)
+def test_nothing_found(case, folder, tmp_path, kind, field, runtime):
+    """One file serves an image with objects and one without."""
+    this = case(kind)
+    some, none = (this.predict(folder / name).scores.max().item() for name in ('wide.png', 'black.png'))
+    assert none < some
+    this.export(
+        tmp_path / 'strict.onnx',
+        *('--images', folder / 'wide.png', folder / 'black.png'),
+        *('--cfg-options', f'model.test_cfg.{field}={(some + none) / 2}'),
+    )
+    find = finder(tmp_path / 'strict.onnx', runtime)
+    assert len(find(folder / 'wide.png')['boxes']) > 0
+    found = find(folder / 'black.png')
+    assert found['boxes'].shape == (0, 4) and found['scores'].shape == found['labels'].shape == (0,)
+    assert 'masks' not in found or found['masks'].shape == (0, 72, 96)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['mask_rcnn', 'segmentor'])
+def test_infer_stands_alone(case, folder, tmp_path, kind):
+    """A copy of the script draws where neither PyTorch nor OpenMMLab nor this package can be imported."""
+    shutil.copy(ROOT / 'tools' / 'infer_onnx.py', tmp_path)
+    block = 'torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg', 'onnx', 'PIL', 'carafe_plugin', 'carafe_tools'
+    code = f'import sys, runpy; sys.modules.update(dict.fromkeys({block})); sys.argv[0] = "infer_onnx.py"; '
+    code += 'runpy.run_path("infer_onnx.py", run_name="__main__")'
+    command = [sys.executable, '-c', code, folder / 'wide.png', folder / 'black.png']
+    command += ['--model', case(kind).file, '--score-thr', '0']
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines()[1:]:
+        assert re.fullmatch(r'pictures/\w+.png: read \d+ ms, resize \d+ ms, run \d+ ms, draw \d+ ms', line)
+    picture = cv2.imread(str(tmp_path / 'pictures' / 'wide.png'))
+    assert picture.shape == (5 * 72, 5 * 96, 3)  # a small image, drawn enlarged
+    assert np.abs(cv2.resize(picture, (96, 72)).astype(int) - cv2.imread(str(folder / 'wide.png'))).max() > 50
+
+
+def write_file(path, meta=None, opset=17, domain=None):
+    """An ONNX file that gives back its input."""
+    shape = onnx.helper.make_tensor_value_info('images', 1, [1, 3, None, None])
+    node = onnx.helper.make_node('Identity', ['images'], ['labels'])
+    graph = onnx.helper.make_graph([node], 'graph', [shape], [shape])
+    opsets = [onnx.helper.make_opsetid('', opset)]
+    if domain:
+        opsets.append(onnx.helper.make_opsetid('carafe_plugin', domain))
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    if meta:
+        onnx.helper.set_model_props(model, dict(carafe_plugin=json.dumps(meta)))
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope='module')
+def mistakes(folder):
+    meta = dict(format=1, task='segmentation', classes=['a'], palette=[[0, 0, 0]], pad=None)
+    meta['resize'] = dict(scale=[64, 64], keep_ratio=True)
+    write_file(folder / 'ours.onnx', meta)
+    write_file(folder / 'plain.onnx')
+    write_file(folder / 'newer.onnx', meta | dict(format=2))
+    write_file(folder / 'domain.onnx', meta, domain=2)
+    write_file(folder / 'opset.onnx', meta, opset=99)
+    (folder / 'text.png').write_text('no image')
+    (folder / 'text.onnx').write_text('no model at all')
+    (folder / 'cut.onnx').write_bytes((folder / 'ours.onnx').read_bytes()[:-9])
+    cv2.imwrite(str(folder / 'line.png'), np.zeros((1, 900, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        ('wide.png --model none.onnx', 'none.onnx: no such file'),
+        ('none.png --model ours.onnx', 'none.png: no such file'),
+        ('text.png --model ours.onnx', 'text.png: not a readable image'),
+        ('wide.png --model text.onnx', 'text.onnx: not an ONNX file'),
+        ('wide.png --model cut.onnx', 'cut.onnx: not an ONNX file'),
+        ('wide.png --model plain.onnx', 'plain.onnx: not a whole model, which .* --whole writes'),
+        ('wide.png --model newer.onnx', 'newer.onnx has format 2 of a whole model, this script reads 1'),
+        (
+            'wide.png --model domain.onnx',
+            'domain.onnx needs version 2 of the operators of carafe_plugin, .* 1',
+        ),
+        ('wide.png --model opset.onnx', r'onnxruntime \S+ refuses opset.onnx \(opset 99\): .*'),
+        ('wide.png --model ours.onnx --runtime openvino', 'openvino is missing: pip install openvino'),
+        ('line.png --model ours.onnx', 'an image of 900 x 1 pixels is too narrow for the model'),
+        ('wide.png wide.png --model ours.onnx', 'wide.png: another image is, or .*; choose another --out'),
+        ('wide.png --model ours.onnx --out .', 'wide.png: .* written to, wide.png; choose another --out'),
+        (
+            'wide.png --model ours.onnx --runtime openvino --extension none.so',
+            '--extension none.so: no such file',
+        ),
+    ],
+)
+def test_mistakes_in_one_line(mistakes, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(mistakes)
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    with pytest.raises(SystemExit) as stop:
+        infer.main(argv.split())
+    assert stop.value.code == 1
+    assert re.fullmatch(rf'error: {message}\n', capsys.readouterr().err)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(
+    'kind, options, message',
+    [
+        ('segmentor', 'model.test_cfg.mode=slide', "test_cfg.mode must be 'whole', got 'slide'"),
+        (
+            'retinanet',
+            'model.test_cfg.nms.type=soft_nms',
+            r"test_cfg.nms must be dict\(type='nms', .*soft_nms.*",
+        ),
+        (
+            'retinanet',
+            'test_dataloader.dataset.pipeline.1.type=RandomFlip',
+            '.*: RandomFlip cannot leave Python.*',
+        ),
+        (
+            'retinanet',
+            'model.bbox_head.type=ATSSHead model.bbox_head.norm_cfg=None',
+            '.*ATSSHead predicts 3 maps a level, .* scores and boxes',
+        ),
+    ],
+)
+def test_models_that_are_not_served(case, tmp_path, capsys, kind, options, message):
+    this = case(kind)
+    argv = ['--whole', str(this.config), '--random-weights', '--out', str(tmp_path / 'x.onnx')]
+    with pytest.raises(SystemExit):
+        export.main([*argv, '--cfg-options', *options.split()])
+    assert re.search(rf'error: {message}\n', capsys.readouterr().err)
+
+
+RESULT = dict(
+    boxes=np.array([[10.0, 10, 30, 30], [50, 50, 60, 60]], np.float32),
+    scores=np.array([0.9, 0.0505], np.float32),
+    labels=np.array([1, 0]),
+    masks=np.stack([np.pad(np.ones((20, 20), bool), ((10, 40), (10, 40)))] * 2),
+)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(boxes=RESULT['boxes'] + 0.4, scores=RESULT['scores'] + 0.001), None),
+        (dict(boxes=RESULT['boxes'] + 0.6), 'PyTorch alone finds label 1 at 10.0, 10.0, 30.0, 30.0'),
+        (dict(labels=np.array([0, 0])), 'PyTorch alone finds label 1'),
+        (dict(scores=RESULT['scores'] + 0.02), 'scores differ by 0.02'),
+        (dict(masks=np.roll(RESULT['masks'], 1, axis=2)), 'least IoU of masks 0.905'),
+        ({name: value[:1] for name, value in RESULT.items()}, None),  # 0.0505 may be an edge's doing
+        ({name: value[1:] for name, value in RESULT.items()}, 'PyTorch alone finds label 1'),
+    ],
+)
+def test_differences_are_found(change, message):
+    if message is None:
+        assert match(RESULT | change, RESULT)[0] == 1
+    else:
+        with pytest.raises(export.UserError, match=re.escape(message)):
+            match(RESULT | change, RESULT)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``tools/export_onnx.py --whole`` does: image in, boxes, masks or label map out, in one ONNX file."""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from carafe_plugin.runtime.config_parts import dataset_class, type_name, unwrap
+from carafe_plugin.runtime.errors import UserError
+from infer_onnx import FORMAT, KEY
+
+from .launch import read_config
+from .preflight import build_model
+from .weights import check_weights, read_weights
+from .whole_check import check
+
+OPSET = 17  # RoiAlign as MMDetection means it came with 16
+# Steps of a test pipeline that leave the pixels alone, or that the graph's Preprocess stands for.
+WITHOUT_EFFECT = ('LoadImageFromFile', 'LoadAnnotations', 'MapLabels', 'PackDetInputs', 'PackSegInputs')
+GEOMETRY = {
+    'Resize': {'type', 'scale', 'scale_factor', 'keep_ratio'},
+    'Pad': {'type', 'size', 'size_divisor', 'pad_to_square', 'pad_val'},
+}
+
+
+def export_whole(args: argparse.Namespace) -> None:
+    """Build, export, describe, check; a line for each step.
+
+    Raises:
+        UserError: the model is of a kind that is not served, a file cannot be read, or the check fails.
+    """
+    cfg = read_config(args.config, args.cfg_options)
+    checkpoint = None
+    if args.checkpoint:
+        checkpoint = read_weights(args.checkpoint, str(Path(args.checkpoint).parent))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        model = build_model(cfg).eval()
+        if checkpoint is not None:
+            check_weights(model, checkpoint, args.checkpoint, args.config)
+        geometry = read_geometry(cfg)
+        module, names, axes = whole_model(model)
+        start = time.monotonic()
+        write(module, args.size, names, axes, args.out)
+        meta = describe(cfg, model, checkpoint, geometry)
+        attach(args.out, meta)
+        print(f'{args.out}: {type(model).__name__}, exported in {time.monotonic() - start:.0f} s', flush=True)
+        check(args.out, model, meta, geometry, images_of(cfg, args.images), args.picture)
+    print(f'{args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)')
+
+
+def read_geometry(cfg: Config) -> list[dict]:
+    """The steps of the test pipeline that resize and pad.
+
+    Raises:
+        UserError: there is a step that :mod:`infer_onnx` does not know.
+    """
+    geometry = []
+    for step in next(_datasets(cfg), {}).get('pipeline') or []:
+        name = type_name(step)
+        if known := GEOMETRY.get(name):
+            if unknown := step.keys() - known:
+                raise UserError(
+                    f'test pipeline: {name} with {", ".join(sorted(unknown))} cannot leave Python'
+                )
+            geometry.append(dict(step))
+        elif name not in WITHOUT_EFFECT or step.get('color_type', 'color') != 'color':
+            raise UserError(f'test pipeline: {name} cannot leave Python, known are {", ".join(GEOMETRY)}')
+    if [type_name(step) for step in geometry] not in ([], ['Resize'], ['Pad'], ['Resize', 'Pad']):
+        raise UserError('test pipeline: expected one Resize, then one Pad, or one of them, or none')
+    if not geometry or type_name(geometry[0]) != 'Resize':
+        geometry.insert(0, dict(type='Resize', scale_factor=1.0, keep_ratio=True))
+    return geometry
+
+
+def _datasets(cfg: Config):
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    return (inner for _, inner in unwrap(dataset, '')) if dataset else iter(())
+
+
+def whole_model(model: nn.Module) -> tuple[nn.Module, tuple[str, ...], dict]:
+    """The module to export, names of its outputs and, by name, the axes that are free.
+
+    Raises:
+        UserError: the model is of another kind.
+    """
+    try:
+        if hasattr(model, 'decode_head'):
+            from carafe_plugin.segmentation.export import LabelMap
+
+            free = {0: 'batch', 1: 'height', 2: 'width'}
+            axes = {'images': {0: 'batch', 2: 'height', 3: 'width'}, 'labels': free}
+            return LabelMap(model), ('labels',), axes
+        from carafe_plugin.detection.export import OUTPUTS, Detector
+
+        module = Detector(model)
+        names = OUTPUTS if module.has_masks else OUTPUTS[:-1]
+        axes = {'images': {2: 'height', 3: 'width'}} | {name: {0: 'objects'} for name in names}
+        return module, names, axes
+    except (TypeError, ValueError) as error:
+        raise UserError(error) from error
+
+
+def write(module: nn.Module, size: tuple[int, int], names: tuple[str, ...], axes: dict, out: Path) -> None:
+    """Export with an image of noise.
+
+    Raises:
+        UserError: the exporter refuses the model.
+    """
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
+    with warnings.catch_warnings():  # the exporter talks to its own developers
+        warnings.simplefilter('ignore')
+        try:
+            torch.onnx.export(
+                module,
+                (images,),
+                out,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=['images'],
+                output_names=list(names),
+                dynamic_axes=axes,
+                autograd_inlining=False,  # functions with a symbolic of their own call others of mmcv's
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f'{type(module.model).__name__} cannot be exported: {error}'[:400]) from error
+
+
+def describe(cfg: Config, model: nn.Module, checkpoint: dict | None, geometry: list[dict]) -> dict:
+    """What :mod:`infer_onnx` must know beside the graph."""
+    segments = hasattr(model, 'decode_head')
+    roi_head = getattr(model, 'roi_head', None)
+    count = model.out_channels if segments else (roi_head or model).bbox_head.num_classes
+    dataset = next(_datasets(cfg), {})
+    trained = ((checkpoint or {}).get('meta') or {}).get('dataset_meta')
+    named = trained or getattr(dataset_class(dataset), 'METAINFO', {}) | dict(dataset.get('metainfo') or {})
+    classes, palette = list(named.get('classes') or ()), named.get('palette')
+    if len(classes) != count:
+        classes = [f'class {index}' for index in range(count)]
+    if not isinstance(palette, (list, tuple)) or len(palette) < count:
+        palette = np.random.default_rng(0).integers(40, 230, (count, 3)).tolist()
+    resize, *pads = geometry
+    meta = dict(
+        format=FORMAT,
+        task='segmentation' if segments else 'detection',
+        classes=classes,
+        palette=[list(colour) for colour in palette[:count]],
+        resize={key: value for key, value in resize.items() if key != 'type'},
+        pad=_pad_rule(pads[0]) if pads else None,
+    )
+    meta['resize'].setdefault('keep_ratio', False)
+    if roi_head is not None and roi_head.with_mask:
+        meta['mask_threshold'] = roi_head.test_cfg.mask_thr_binary
+    return meta
+
+
+def _pad_rule(step: dict) -> dict:
+    value = step.get('pad_val', 0)
+    value = value.get('img', 0) if isinstance(value, dict) else value
+    size = step.get('size')
+    return dict(
+        size=list(size) if size else None,
+        divisor=step.get('size_divisor'),
+        square=step.get('pad_to_square', False),
+        value=list(value) if isinstance(value, (list, tuple)) else [value] * 3,
+    )
+
+
+def attach(file: Path, meta: dict) -> None:
+    """Put the description into the file."""
+    import onnx
+
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(meta)})
+    onnx.save(model, file)
+
+
+def images_of(cfg: Config, given: list[Path] | None) -> list[Path]:
+    """The images to check with: those given, else the first two of the test data set, where it is there."""
+    if given:
+        return given
+    dataset = next(_datasets(cfg), {})
+    prefix = dataset.get('data_prefix') or {}
+    folder = Path(dataset.get('data_root') or '', prefix.get('img') or prefix.get('img_path') or '')
+    suffixes = ('.jpg', '.jpeg', '.png')
+    return sorted(path for path in folder.glob('*') if prefix and path.suffix.lower() in suffixes)[:2]
