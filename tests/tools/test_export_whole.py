@@ -26,7 +26,7 @@ onnx = pytest.importorskip('onnx', reason='needs the onnx extra')
 pytest.importorskip('onnxruntime', reason='needs the onnx extra')
 
 export, infer = load_tool('export_onnx'), load_tool('infer_onnx')
-openvino = pytest.mark.skipif(not importlib.util.find_spec('openvino'), reason='needs the openvino extra')
+openvino = pytest.mark.skipif(not importlib.util.find_spec('openvino'), reason='openvino is not installed')
 RUNTIMES = ['onnxruntime', pytest.param('openvino', marks=[pytest.mark.slow, openvino])]
 DETECTORS = [
     'mask_rcnn',
