@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MkDocs hook: pages of the repository that do not lie in docs/, and links that hold on GitHub and on the site.
+"""MkDocs hook: pages that do not lie in docs/, and links that hold on GitHub and on the site.
 
 A link is written as GitHub wants it, relative to the file that it stands in. Here it is turned into the same
 place of the site: docs/ is the site's root, every other file keeps its path. What a page links to and is no

@@ -70,7 +70,7 @@ def run_page(page: str) -> int:
 
 def main() -> None:
     warnings.simplefilter('ignore')
-    import mmdet.apis
+    import mmdet.apis  # noqa: F401
     import mmseg.apis  # noqa: F401
     import torch
 

@@ -9,8 +9,12 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
 # Not ops/NOTES.md: a log, whose commands are those of the day of each entry.
-PAGES = ('README.md', 'CONTRIBUTING.md', 'configs/README.md', 'ops/README.md') + tuple(
-    str(path.relative_to(ROOT)) for path in sorted((ROOT / 'docs').glob('*.md'))
+PAGES = (
+    'README.md',
+    'CONTRIBUTING.md',
+    'configs/README.md',
+    'ops/README.md',
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / 'docs').glob('*.md'))),
 )
 
 

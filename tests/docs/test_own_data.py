@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/own_data.md: its config takes a data set of the layout that it describes, and what it quotes is said."""
+"""docs/own_data.md: its config takes the data set that it describes, and what it quotes is said."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
