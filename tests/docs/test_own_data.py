@@ -2,10 +2,14 @@
 """docs/own_data.md: its config takes the data set that it describes, and what it quotes is said."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from carafe_plugin.runtime.data_checks import coco
@@ -118,3 +122,24 @@ def test_quoted(folder, name):
 def test_nothing_else_is_quoted():
     titles = {block.title for block in blocks(PAGE) if block.language == 'text' and block.title}
     assert titles == set(BREAKS), f'{ROOT / PAGE} and BREAKS differ'
+
+
+SMALL = """
+model.backbone.init_cfg=None train_cfg.max_epochs=1
+train_dataloader.num_workers=0 train_dataloader.persistent_workers=False
+train_dataloader.dataset.pipeline.2.scale=(64,64)
+val_dataloader.num_workers=0 val_dataloader.persistent_workers=False
+val_dataloader.dataset.pipeline.1.scale=(64,64)
+"""
+
+
+@pytest.mark.slow
+def test_first_epoch(folder, tmp_path):
+    """The config trains, with the accumulated gradients and averaged weights of docs/cluster.md."""
+    block = next(block for block in blocks('docs/cluster.md') if block.title == 'accumulate.py')
+    (tmp_path / block.title).write_text(block.text)
+    command = [sys.executable, ROOT / 'tools/train.py', block.title, '--cfg-options', *SMALL.split()]
+    done = subprocess.run(command, env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    checkpoint = torch.load(tmp_path / 'work_dirs/accumulate/epoch_1.pth', weights_only=False)
+    assert 'ema_state_dict' in checkpoint and 'coco/bbox_mAP' in done.stdout + done.stderr

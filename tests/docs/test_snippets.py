@@ -2,7 +2,7 @@
 """Every code block of the documentation runs, or is checked as far as a test can go.
 
 Python blocks are executed. Shell blocks are given to bash, with stand-ins for the programs that they call:
-each notes how it was called, and the test looks at that. A program that has no stand-in is not found, and fails.
+each notes how it was called, and the test looks at it. A program without a stand-in is not found, and fails.
 """
 
 import argparse
