@@ -25,6 +25,17 @@ REFERENCES = sorted(
 )
 
 
+def undocumented(pages: Path) -> list[str]:
+    """Public names that have no place on the page of their package."""
+    missing = []
+    for page in pages.iterdir():
+        if page.name != 'package':
+            names = importlib.import_module(f'carafe_plugin.{page.name}').__all__
+            places = re.findall(r'id="carafe_plugin\.(?:\w+\.)*(\w+)"', (page / 'index.html').read_text())
+            missing += set(names) - set(places)
+    return missing
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'change',
@@ -58,6 +69,7 @@ def test_site(tmp_path, change):
     else:
         assert done.returncode == 0, done.stderr
         assert (tmp_path / 'build/site/ops/NOTES/index.html').is_file()
+        assert not set(undocumented(tmp_path / 'build/site/api')) - {'UPSAMPLERS', 'DOWNSAMPLERS'}
 
 
 @pytest.mark.slow
