@@ -2,7 +2,8 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-inpaint demo-probe openvino test test-full benchmark sanitize dist matrix lint format
+.PHONY: help setup demo demo-seg demo-inpaint demo-probe openvino test test-full benchmark docs docs-serve docs-setup
+.PHONY: sanitize dist matrix lint format
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
@@ -53,6 +54,15 @@ test-full: setup ## Run every test
 
 benchmark: setup ## Measure the operator on the CPU and hold it to its bars (4 minutes; leave the machine alone)
 	$(PY) tools/benchmark.py op --out work_dirs/benchmark/cpu
+
+docs: docs-setup ## Build the documentation site into build/site; a broken link or reference fails (2 minutes)
+	$(PY) -m mkdocs build
+
+docs-serve: docs-setup ## Show the site on this machine, and again after every change of a page
+	$(PY) -m mkdocs serve
+
+docs-setup: setup
+	@$(PY) -m pip install --quiet --requirement requirements/docs.txt --constraint requirements/constraints.txt
 
 sanitize: setup ## Run the operator tests on CPU libraries built with AddressSanitizer and UBSan
 	CARAFE_NATIVE=1 CARAFE_CXXFLAGS='-O1 -g1 $(SANITIZERS)' $(PY) setup.py -q build_ext \

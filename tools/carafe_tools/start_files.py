@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check the weights that a run opens late: those of a loss, pretrained backbones."""
 
+from importlib.util import find_spec
+
 from torch import nn
 
 from carafe_plugin.runtime.checkpoint import read_checkpoint
@@ -18,11 +20,18 @@ def check_weight_files(model: nn.Module) -> None:
         init_cfg = getattr(module, 'init_cfg', None)
         for init in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
             path = init.get('checkpoint') if isinstance(init, dict) else None
-            if type_name(init or {}) == 'Pretrained' and isinstance(path, str) and '://' not in path:
+            if type_name(init or {}) != 'Pretrained' or not isinstance(path, str):
+                continue
+            where = '.'.join(filter(None, ('model', name, 'init_cfg')))
+            if path.startswith('torchvision://') and find_spec('torchvision') is None:
+                raise UserError(
+                    f'{where}: {path} is fetched by torchvision, which is not installed; install the one '
+                    f'that belongs to this torch, or start without these weights: --cfg-options {where}=None'
+                )
+            if '://' not in path:
                 try:
                     read_checkpoint(path)
                 except UserError as error:
-                    where = '.'.join(filter(None, ('model', name, 'init_cfg')))
                     raise UserError(f'{where}: {error}') from error
     if getattr(model, 'perceptual', None) is not None:
         model.perceptual.init_weights()
