@@ -110,7 +110,9 @@ def load(path: Path, runtime: str, extension: Path | None) -> Callable[[np.ndarr
         if runtime == 'onnxruntime':
             import onnxruntime
 
-            session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4  # errors are told once, below
+            session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
             return lambda images: session.run(None, {'images': images})
         import openvino
     except ImportError as error:
