@@ -55,7 +55,7 @@ test-full: setup ## Run every test
 benchmark: setup ## Measure the operator on the CPU and hold it to its bars (4 minutes; leave the machine alone)
 	$(PY) tools/benchmark.py op --out work_dirs/benchmark/cpu
 
-docs: docs-setup ## Build the documentation site into build/site; a broken link or reference fails (2 minutes)
+docs: docs-setup ## Build the documentation site into build/site; a broken link or reference fails (1 minute)
 	$(PY) -m mkdocs build
 
 docs-serve: docs-setup ## Show the site on this machine, and again after every change of a page
