@@ -8,8 +8,8 @@ their numbers; row 0 is zeros, for what lies outside the map. Borders, and the c
 numbers' business, which are few, and they are counted from ones: the graph holds no arithmetic on sizes.
 ``ops/NOTES.md`` has the other forms that were tried.
 
-P is the number of tiles, T their side, s*s the output pixels of an input pixel (1 with ``down``), and N*G
-stands for the batch, since groups are independent.
+P counts the tiles of every image and group, T is their side, s*s the output pixels of an input pixel (1 with
+``down``). Reshapes leave only the first size open, so that a batch may be empty.
 """
 
 import sys
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import onnx_nodes, reference
 from .reference import accumulation_dtype
-from .tensors import unflatten
+from .tensors import ints
 
 TILE = 4  # in pixels of the coarser map, or with ``down`` of the output
 
@@ -43,13 +43,12 @@ def carafe(
 ) -> Tensor:
     """As :func:`carafe_plugin.ops.reference.carafe`."""
     step, phases = (scale_factor, 1) if down else (1, scale_factor)
-    masks = _split(masks.to(accumulation_dtype(features, masks)), group_size)
-    features_of_groups = _split(features.to(masks.dtype), group_size)
-    cells = _numbers(masks if down else features_of_groups)
-    kernels = F.embedding(_fine_tiles(masks, phases), _rows(masks))  # [P, s*s, T, T, k*k]
-    kernels = unflatten(kernels, 4, (kernel_size, kernel_size)).transpose(3, 4)
-    output = _reassemble(features_of_groups, kernels, kernel_size, step)
-    return _join(output, cells, phases, group_size).to(features.dtype)
+    masks = masks.to(accumulation_dtype(features, masks))
+    kernels = F.embedding(_fine_tiles(masks, group_size, phases), _rows(masks, group_size))
+    kernels = kernels.reshape(-1, phases**2, TILE, TILE, kernel_size, kernel_size)
+    windows = _windows(features.to(masks.dtype), kernel_size, group_size, step)
+    output = _band(kernels.transpose(3, 4), kernel_size, step) @ windows
+    return _join(output, _numbers(masks if down else features, group_size), phases).to(features.dtype)
 
 
 def carafe_softmax(
@@ -62,15 +61,14 @@ def carafe_softmax(
 ) -> Tensor:
     """As :func:`carafe_plugin.ops.reference.carafe_softmax`."""
     step, phases = (scale_factor, 1) if down else (1, scale_factor)
-    logits = _split(logits.to(accumulation_dtype(features, logits)), group_size)
-    cells = _numbers(logits)
-    masks = unflatten(logits.flatten(2), 1, (kernel_size**2, -1)).permute(0, 3, 2, 1).softmax(3)
-    rows = F.pad(masks.flatten(2).flatten(0, 1), (0, 0, 1, 0))  # [1 + N*H*W, s*s*k*k]
-    kernels = F.embedding(_tiles(cells, 0, TILE, TILE).flatten(0, 2), rows)
-    kernels = unflatten(kernels, 3, (-1, kernel_size, kernel_size)).permute(0, 3, 1, 4, 2, 5)
-    features_of_groups = _split(features.to(logits.dtype), group_size)
-    output = _reassemble(features_of_groups, kernels, kernel_size, step)
-    return _join(output, cells, phases, group_size).to(features.dtype)
+    logits = logits.to(accumulation_dtype(features, logits))
+    cells = _numbers(logits, group_size)
+    masks = logits.permute(0, 2, 3, 1).reshape(-1, kernel_size**2, phases**2).transpose(1, 2).softmax(2)
+    rows = F.pad(masks.reshape(-1, (phases * kernel_size) ** 2), (0, 0, 1, 0))
+    kernels = F.embedding(_tiles(cells, 0, TILE, TILE), rows)
+    kernels = kernels.reshape(-1, TILE, TILE, phases**2, kernel_size, kernel_size).permute(0, 3, 1, 4, 2, 5)
+    windows = _windows(features.to(logits.dtype), kernel_size, group_size, step)
+    return _join(_band(kernels, kernel_size, step) @ windows, cells, phases).to(features.dtype)
 
 
 def correlate(
@@ -82,89 +80,84 @@ def correlate(
 ) -> Tensor:  # [N, G*k*k, s*H, s*W]
     """As :func:`carafe_plugin.ops.reference.correlate`."""
     dtype = accumulation_dtype(features, output)
-    fine, coarse = _split(output.to(dtype), group_size), _split(features.to(dtype), group_size)
-    pixels = F.embedding(_fine_tiles(fine, scale_factor), _rows(fine))  # [P, s*s, T, T, C]
-    similar = pixels.flatten(1, 3) @ _windows(coarse, kernel_size, 1).transpose(1, 2)
+    pixels = F.embedding(_fine_tiles(output, group_size, scale_factor), _rows(output.to(dtype), group_size))
+    pixels = pixels.flatten(1, 3)  # [P, s*s*T*T, C/G]
+    similar = pixels @ _windows(features.to(dtype), kernel_size, group_size, 1).transpose(1, 2)
+    # What _band does, undone: the entries of a pixel begin one column further than those of the one before.
     side = TILE - 1 + kernel_size
-    # Undo what _band does: each pixel's entries begin one column further.
-    similar = unflatten(unflatten(similar, 2, (side, side)), 1, (-1, TILE, TILE)).transpose(3, 4)
-    similar = F.pad(similar.flatten(4, 5).flatten(2, 3), (0, TILE, 0, TILE))
-    similar = unflatten(unflatten(similar, 3, (TILE, side + 1)), 2, (TILE, side + 1))
-    similar = similar[..., :kernel_size][:, :, :, :kernel_size].transpose(3, 4)  # [P, s*s, T, T, k, k]
-    masks = similar.flatten(4, 5).flatten(1, 3)
-    return _join(masks, _numbers(coarse), scale_factor, group_size).to(output.dtype)
+    similar = similar.reshape(-1, scale_factor**2, TILE, TILE, side, side).transpose(3, 4)
+    similar = F.pad(similar.reshape(-1, scale_factor**2, TILE * side, TILE * side), (0, TILE, 0, TILE))
+    similar = similar.reshape(-1, scale_factor**2, TILE, side + 1, TILE, side + 1)
+    masks = similar[..., :kernel_size][:, :, :, :kernel_size].transpose(3, 4)
+    masks = masks.reshape(-1, (scale_factor * TILE) ** 2, kernel_size**2)
+    return _join(masks, _numbers(features, group_size), scale_factor).to(output.dtype)
 
 
-def _reassemble(
-    features: Tensor,  # [N*G, C/G, H, W]
-    kernels: Tensor,  # [P, s*s, T, k, T, k]
-    kernel_size: int,
-    step: int,
-) -> Tensor:  # [P, s*s*T*T, C/G]
-    """Multiply a band matrix of the kernels with the pixels that they reach."""
-    side = (TILE - 1) * step + kernel_size
+def _band(kernels: Tensor, kernel_size: int, step: int) -> Tensor:
+    """Kernels [P, s*s, T, k, T, k] as matrices [P, s*s*T*T, side*side], which reach a tile's window."""
+    side, phases = (TILE - 1) * step + kernel_size, ints(kernels.shape)[1]
+    # Lines of side + step entries, cut into lines of side: each kernel begins step columns further.
     extra = side + step - kernel_size
-    # Cut into lines of `side` entries, lines of side + step shift each kernel by step against the one before.
-    kernels = F.pad(kernels, (0, extra, 0, 0, 0, extra))
-    band = kernels.flatten(4, 5).flatten(2, 3)[..., : TILE * side][:, :, : TILE * side]
-    band = unflatten(unflatten(band, 3, (TILE, side)), 2, (TILE, side)).transpose(3, 4)
-    return band.flatten(4, 5).flatten(1, 3) @ _windows(features, kernel_size, step)
+    band = F.pad(kernels, (0, extra, 0, 0, 0, extra)).reshape(-1, phases, *[TILE * (side + step)] * 2)
+    band = band[..., : TILE * side][:, :, : TILE * side].reshape(-1, phases, TILE, side, TILE, side)
+    return band.transpose(3, 4).reshape(-1, phases * TILE**2, side**2)
 
 
-def _windows(features: Tensor, kernel_size: int, step: int) -> Tensor:  # [P, side*side, C/G]
-    """The pixels that the kernels of each tile reach, zero outside the map."""
+def _windows(features: Tensor, kernel_size: int, group_size: int, step: int) -> Tensor:
+    """The pixels [P, side*side, C/G] that the kernels of each tile reach, zero outside the map."""
     side = (TILE - 1) * step + kernel_size
-    numbers = _tiles(_numbers(features), kernel_size // 2, side, TILE * step)
-    return F.embedding(numbers.flatten(3).flatten(0, 2), _rows(features))
+    numbers = _tiles(_numbers(features, group_size), kernel_size // 2, side, TILE * step)
+    return F.embedding(numbers.reshape(-1, side**2), _rows(features, group_size))
 
 
-def _fine_tiles(x: Tensor, phases: int) -> Tensor:  # [N*G, ..., s*H, s*W] -> [P, s*s, T, T]
+def _fine_tiles(x: Tensor, group_size: int, phases: int) -> Tensor:  # [N, C, s*H, s*W] -> [P, s*s, T, T]
     """Numbers of the pixels of each tile, phase by phase."""
-    tiles = _tiles(_numbers(x), 0, TILE * phases, TILE * phases)
-    tiles = unflatten(unflatten(tiles, 4, (TILE, phases)), 3, (TILE, phases))
-    return tiles.permute(0, 1, 2, 4, 6, 3, 5).flatten(3, 4).flatten(0, 2)
+    tiles = _tiles(_numbers(x, group_size), 0, TILE * phases, TILE * phases)
+    tiles = tiles.reshape(-1, TILE, phases, TILE, phases).permute(0, 2, 4, 1, 3)
+    return tiles.reshape(-1, phases**2, TILE, TILE)
 
 
 def _join(
     rows: Tensor,  # [P, s*s*T*T, C/G]
-    cells: Tensor,  # [N*G, H, W]
+    cells: Tensor,  # [N, H, W, G]
     phases: int,
-    group_size: int,
 ) -> Tensor:  # [N, C, s*H, s*W]
     """Put the rows of the tiles in the places of their pixels."""
-    height, width = cells.shape[1:]
-    tiles = _tiles(cells, 0, TILE, TILE)
-    numbers = _count(torch.stack([tiles] * phases**2, 3)) - 1
-    numbers = unflatten(numbers, 3, (phases, phases)).permute(0, 1, 5, 3, 2, 6, 4)
-    numbers = numbers.flatten(4, 5).flatten(1, 2)[:, :height, :, :width]  # [N*G, H, s, W, s]
-    output = F.embedding(numbers.flatten(3, 4).flatten(1, 2), rows.flatten(0, 1)).permute(0, 3, 1, 2)
-    return unflatten(output, 0, (-1, group_size)).flatten(1, 2)
+    y, x = _count(cells.sum((0, 2, 3))) - 1, _count(cells.sum((0, 1, 3))) - 1
+    # Of each output pixel: the tile that it is in, and how far its row comes after the tile's first one.
+    tile_y, tile_x = (torch.stack([at // TILE] * phases, 1).flatten() for at in (y, x))
+    of_y = torch.stack([(y % TILE + p * phases * TILE) * TILE for p in range(phases)], 1).flatten()
+    of_x = torch.stack([x % TILE + p * TILE**2 for p in range(phases)], 1).flatten()
+    first = (_count(cells[:, ::TILE, ::TILE]) - 1) * (phases * TILE) ** 2
+    first = first.index_select(1, tile_y).index_select(2, tile_x)
+    numbers = first + of_y[:, None, None] + of_x[:, None]  # [N, s*H, s*W, G]
+    channels = ints(rows.shape)[2]
+    output = F.embedding(numbers, rows.reshape(-1, channels))
+    return output.reshape(*numbers.shape[:3], ints(cells.shape)[3] * channels).permute(0, 3, 1, 2)
 
 
-def _tiles(
-    numbers: Tensor, before: int, side: int, step: int
-) -> Tensor:  # [N, H, W] -> [N, h, w, side, side]
-    """Windows every ``step`` pixels from ``-before`` on, ceil(H/step) of them, 0 outside the map."""
+def _tiles(numbers: Tensor, before: int, side: int, step: int) -> Tensor:
+    """Windows every ``step`` pixels from ``-before`` on, ceil(H/step) of them, 0 outside the map.
+
+    Shape:
+        (N, H, W, G); returns (N, h, w, G, side, side).
+    """
     after = max(side - 1 - before, 0)
-    numbers = F.pad(numbers, (before, after, before, after))
+    numbers = F.pad(numbers, (0, 0, before, after, before, after))
     starts = [slice(i, i - before - after or None, step) for i in range(side)]
-    numbers = torch.stack([numbers[:, start] for start in starts], 3)
-    return torch.stack([numbers[:, :, start] for start in starts], 4)
+    numbers = torch.stack([numbers[:, start] for start in starts], 4)
+    return torch.stack([numbers[:, :, start] for start in starts], 5)
 
 
-def _rows(x: Tensor) -> Tensor:  # [N, C, H, W] -> [1 + N*H*W, C], the first one zeros
-    return F.pad(x.flatten(2).transpose(1, 2).flatten(0, 1), (0, 0, 1, 0))
+def _rows(x: Tensor, group_size: int) -> Tensor:  # [N, C, H, W] -> [1 + N*H*W*G, C/G], the first one zeros
+    return F.pad(x.permute(0, 2, 3, 1).reshape(-1, ints(x.shape)[1] // group_size), (0, 0, 1, 0))
 
 
-def _numbers(x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, H, W], 1 to N*H*W
-    return _count(x[:, 0])
+def _numbers(x: Tensor, group_size: int) -> Tensor:  # [N, C, H, W] -> [N, H, W, G], 1 to N*H*W*G
+    return _count(x[:, :group_size].permute(0, 2, 3, 1))
 
 
 def _count(x: Tensor) -> Tensor:
     """Numbers from 1 on in the order of the elements."""
-    ones = torch.ones_like(x, dtype=torch.int64)
+    ones = torch.ones_like(x, dtype=torch.int64, memory_format=torch.contiguous_format)
     return ones.flatten().cumsum(0).view_as(ones)
-
-
-def _split(x: Tensor, group_size: int) -> Tensor:  # [N, C, H, W] -> [N*G, C/G, H, W]
-    return unflatten(x, 1, (group_size, -1)).flatten(0, 1)
