@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files with one node for each operator, and in the same file how to compute it from standard ones.
+"""ONNX files with a node for each operator, and in the same file how to compute it from standard ones.
 
-A node of the domain ``carafe_plugin``, version 1, is ``reassemble`` (features, masks), ``reassemble_softmax``
-(features, logits) or ``correlate`` (output, features), as ``torch.ops.carafe_plugin`` has them, with the integer
-attributes ``kernel_size``, ``group_size``, ``scale_factor`` and ``down`` (0 or 1) and one output in the dtype of
-the first input. A function of the model, of the same name, holds the standard form, so that onnxruntime runs the
-file with nothing registered. Functions of one name differ in their field ``overload`` (ONNX IR version 10), one
-for each combination of attributes. Needs the ``onnx`` extra.
+A node of the domain ``carafe_plugin``, version 1, is a ``reassemble`` (features, masks), a
+``reassemble_softmax`` (features, logits) or a ``correlate`` (output, features), as
+``torch.ops.carafe_plugin`` has them. Its attributes are the integers ``kernel_size``, ``group_size``,
+``scale_factor`` and ``down`` (0 or 1), and the string ``plugin_namespace``; its output has the dtype of the
+first input. Functions of the same names hold the standard form, so that onnxruntime runs the file with
+nothing registered. There is one for each combination of attributes, told apart by the field ``overload`` (IR
+version 10). Needs the ``onnx`` extra.
 
 Example:
     >>> import torch, carafe_plugin
     >>> from carafe_plugin import onnx_domain
     >>> upsampler = carafe_plugin.build_upsampler(dict(type='carafe'), 8).eval()
-    >>> with onnx_domain.domain_operators():
-    ...     torch.onnx.export(upsampler, (torch.rand(1, 8, 6, 7),), 'carafe.onnx', dynamo=False)  # doctest: +SKIP
+    >>> with onnx_domain.domain_operators():  # doctest: +SKIP
+    ...     torch.onnx.export(upsampler, (torch.rand(1, 8, 6, 7),), 'carafe.onnx', dynamo=False)
     >>> onnx_domain.add_functions('carafe.onnx')  # doctest: +SKIP
+    1
 """
 
 import io
@@ -28,7 +30,6 @@ from torch import Tensor, nn
 from .ops import onnx_form
 from .ops._checks import Sizes
 from .ops.onnx_nodes import DOMAIN, VERSION, domain_operators
-from .runtime.errors import UserError
 
 __all__ = ['add_functions', 'check_file', 'domain_operators']
 
@@ -43,11 +44,13 @@ OVERLOADS = 10  # the first IR version that knows them
 
 
 def add_functions(path: str | PathLike) -> int:
-    """Give a file that was exported within :func:`domain_operators` its functions; returns how many nodes it has.
+    """Give a file that was exported within :func:`domain_operators` its functions.
+
+    Returns:
+        How many nodes of the domain it has.
 
     Raises:
-        UserError: the file is for another version of the domain or for an opset outside 15 to 20, or has an
-            operator that this package does not know.
+        ValueError: as :func:`check_file`, or the file is for an opset outside 15 to 20.
     """
     import onnx
 
@@ -55,10 +58,10 @@ def add_functions(path: str | PathLike) -> int:
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     if opset not in OPSETS:
-        raise UserError(
+        raise ValueError(
             f'{path}: the functions are written for opsets {OPSETS[0]} to {OPSETS[-1]}, got opset {opset}'
         )
-    functions = {}
+    functions: dict[tuple[str, str], Any] = {}
     for node in nodes:
         values = {attribute.name: attribute.i for attribute in node.attribute}
         sizes = Sizes(*(values[name] for name in Sizes._fields))
@@ -76,20 +79,20 @@ def check_file(path: str | PathLike) -> Any:
     """Read an ONNX file; returns the ``onnx.ModelProto``.
 
     Raises:
-        UserError: the file holds nodes of another version of the domain, or operators that it does not have.
+        ValueError: the file holds nodes of another version of the domain, or operators that it does not have.
     """
     import onnx
 
     model = onnx.load(path)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get(DOMAIN, VERSION) != VERSION:
-        raise UserError(
-            f'{path} is for version {versions[DOMAIN]} of the domain {DOMAIN}; this package has version {VERSION}'
+        raise ValueError(
+            f'{path} is for version {versions[DOMAIN]} of the domain {DOMAIN}, must be version {VERSION}'
         )
     for node in model.graph.node:
         if node.domain == DOMAIN and node.op_type not in INPUTS:
             known = ', '.join(INPUTS)
-            raise UserError(f'{path}: the domain {DOMAIN} has no operator {node.op_type!r}; known: {known}')
+            raise ValueError(f'{path}: the domain {DOMAIN} has no operator {node.op_type!r}; known: {known}')
     return model
 
 
@@ -129,12 +132,12 @@ def _function(name: str, overload: str, sizes: Sizes, opset: int) -> Any:
         torch.onnx.export(
             _Body(name, sizes),
             _example(name, sizes),
-            file,
+            file,  # type: ignore[arg-type]  # the older exporter writes into open files, too
             dynamo=False,
             opset_version=opset,
             input_names=inside,
             output_names=['sums'],
-            dynamic_axes={key: [0, 2, 3] for key in (*inside, 'sums')},
+            dynamic_axes={key: [0, 1, 2, 3] for key in (*inside, 'sums')},  # of any number of channels, too
         )
     graph = onnx.load_from_string(file.getvalue()).graph
     constants = [helper.make_node('Constant', [], [value.name], value=value) for value in graph.initializer]

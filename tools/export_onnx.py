@@ -3,11 +3,13 @@
 """Export backbone and neck of an OpenMMLab config to ONNX: python tools/export_onnx.py CONFIG CHECKPOINT.
 
 The graph takes a normalised batch of images (N, 3, H, W), as the model's data_preprocessor gives it, and
-returns the feature maps of ``model.extract_feat``; N, H and W are free. It holds standard operators only. The
-result is run in onnxruntime at another size and compared with PyTorch.
+returns the feature maps of ``model.extract_feat``; N, H and W are free. It holds standard operators only, or
+with --domain-ops a node for each operator of this package. The result is run in onnxruntime at another size
+and compared with PyTorch.
 """
 
 import argparse
+import contextlib
 import logging
 import time
 import warnings
@@ -20,6 +22,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin import onnx_domain
 from carafe_plugin.runtime.errors import UserError
 from carafe_tools.command import run_command
 from carafe_tools.launch import read_config
@@ -62,6 +65,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=['dynamo', 'torchscript'],
         default='dynamo',
         help='torchscript is the older one, quicker and less thorough; default: dynamo',
+    )
+    parser.add_argument(
+        '--domain-ops',
+        action='store_true',
+        help='nodes of the domain carafe_plugin, with functions for runtimes that do not know it',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
@@ -132,6 +140,21 @@ def export(model: nn.Module, images: Tensor, levels: int, exporter: str, out: Pa
         raise UserError(f'the {exporter} exporter fails, try --exporter {other}: {error}'[:400]) from error
 
 
+def add_functions(path: Path) -> int:
+    """Complete a file of --domain-ops; returns its number of such nodes.
+
+    Raises:
+        UserError: the file has none, or its opset is none that functions are written for.
+    """
+    try:
+        count = onnx_domain.add_functions(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not count:
+        raise UserError('the model has no operator of this package, so --domain-ops has no use')
+    return count
+
+
 def compare(model: nn.Module, images: Tensor, path: Path) -> float:
     """Run the file in onnxruntime; return the largest difference, relative to its map's largest value.
 
@@ -179,7 +202,10 @@ def export_onnx(argv: Sequence[str] | None) -> None:
     # The exporters talk to their own developers.
     warnings.simplefilter('ignore')
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    export(model, images, len(maps), args.exporter, args.out)
+    with onnx_domain.domain_operators() if args.domain_ops else contextlib.nullcontext():
+        export(model, images, len(maps), args.exporter, args.out)
+    if args.domain_ops:
+        print(f'{add_functions(args.out)} nodes of the domain {onnx_domain.DOMAIN}')
     print(f'exported in {time.monotonic() - start:.0f} s, checking in onnxruntime', flush=True)
     other = torch.randn(1, 3, height + divisor, width + 2 * divisor, generator=generator)
     difference = compare(model, other, args.out)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from . import onnx_nodes, reference
 from .reference import accumulation_dtype
-from .tensors import ints
 
 TILE = 4  # in pixels of the coarser map, or with ``down`` of the output
 
@@ -47,8 +46,10 @@ def carafe(
     kernels = F.embedding(_fine_tiles(masks, group_size, phases), _rows(masks, group_size))
     kernels = kernels.reshape(-1, phases**2, TILE, TILE, kernel_size, kernel_size)
     windows = _windows(features.to(masks.dtype), kernel_size, group_size, step)
-    output = _band(kernels.transpose(3, 4), kernel_size, step) @ windows
-    return _join(output, _numbers(masks if down else features, group_size), phases).to(features.dtype)
+    output = _band(kernels.transpose(3, 4), kernel_size, phases, step) @ windows
+    return _join(output, _numbers(masks if down else features, group_size), group_size, phases).to(
+        features.dtype
+    )
 
 
 def carafe_softmax(
@@ -68,7 +69,9 @@ def carafe_softmax(
     kernels = F.embedding(_tiles(cells, 0, TILE, TILE), rows)
     kernels = kernels.reshape(-1, TILE, TILE, phases**2, kernel_size, kernel_size).permute(0, 3, 1, 4, 2, 5)
     windows = _windows(features.to(logits.dtype), kernel_size, group_size, step)
-    return _join(_band(kernels, kernel_size, step) @ windows, cells, phases).to(features.dtype)
+    return _join(_band(kernels, kernel_size, phases, step) @ windows, cells, group_size, phases).to(
+        features.dtype
+    )
 
 
 def correlate(
@@ -81,7 +84,7 @@ def correlate(
     """As :func:`carafe_plugin.ops.reference.correlate`."""
     dtype = accumulation_dtype(features, output)
     pixels = F.embedding(_fine_tiles(output, group_size, scale_factor), _rows(output.to(dtype), group_size))
-    pixels = pixels.flatten(1, 3)  # [P, s*s*T*T, C/G]
+    pixels = pixels.reshape(-1, (scale_factor * TILE) ** 2, pixels.shape[4])
     similar = pixels @ _windows(features.to(dtype), kernel_size, group_size, 1).transpose(1, 2)
     # What _band does, undone: the entries of a pixel begin one column further than those of the one before.
     side = TILE - 1 + kernel_size
@@ -90,17 +93,17 @@ def correlate(
     similar = similar.reshape(-1, scale_factor**2, TILE, side + 1, TILE, side + 1)
     masks = similar[..., :kernel_size][:, :, :, :kernel_size].transpose(3, 4)
     masks = masks.reshape(-1, (scale_factor * TILE) ** 2, kernel_size**2)
-    return _join(masks, _numbers(features, group_size), scale_factor).to(output.dtype)
+    return _join(masks, _numbers(features, group_size), group_size, scale_factor).to(output.dtype)
 
 
-def _band(kernels: Tensor, kernel_size: int, step: int) -> Tensor:
+def _band(kernels: Tensor, kernel_size: int, phases: int, step: int) -> Tensor:
     """Kernels [P, s*s, T, k, T, k] as matrices [P, s*s*T*T, side*side], which reach a tile's window."""
-    side, phases = (TILE - 1) * step + kernel_size, ints(kernels.shape)[1]
+    side = (TILE - 1) * step + kernel_size
     # Lines of side + step entries, cut into lines of side: each kernel begins step columns further.
     extra = side + step - kernel_size
-    band = F.pad(kernels, (0, extra, 0, 0, 0, extra)).reshape(-1, phases, *[TILE * (side + step)] * 2)
-    band = band[..., : TILE * side][:, :, : TILE * side].reshape(-1, phases, TILE, side, TILE, side)
-    return band.transpose(3, 4).reshape(-1, phases * TILE**2, side**2)
+    band = F.pad(kernels, (0, extra, 0, 0, 0, extra)).reshape(-1, phases**2, *[TILE * (side + step)] * 2)
+    band = band[..., : TILE * side][:, :, : TILE * side].reshape(-1, phases**2, TILE, side, TILE, side)
+    return band.transpose(3, 4).reshape(-1, (phases * TILE) ** 2, side**2)
 
 
 def _windows(features: Tensor, kernel_size: int, group_size: int, step: int) -> Tensor:
@@ -120,6 +123,7 @@ def _fine_tiles(x: Tensor, group_size: int, phases: int) -> Tensor:  # [N, C, s*
 def _join(
     rows: Tensor,  # [P, s*s*T*T, C/G]
     cells: Tensor,  # [N, H, W, G]
+    group_size: int,
     phases: int,
 ) -> Tensor:  # [N, C, s*H, s*W]
     """Put the rows of the tiles in the places of their pixels."""
@@ -131,9 +135,9 @@ def _join(
     first = (_count(cells[:, ::TILE, ::TILE]) - 1) * (phases * TILE) ** 2
     first = first.index_select(1, tile_y).index_select(2, tile_x)
     numbers = first + of_y[:, None, None] + of_x[:, None]  # [N, s*H, s*W, G]
-    channels = ints(rows.shape)[2]
+    channels = rows.shape[2]
     output = F.embedding(numbers, rows.reshape(-1, channels))
-    return output.reshape(*numbers.shape[:3], ints(cells.shape)[3] * channels).permute(0, 3, 1, 2)
+    return output.reshape(*numbers.shape[:3], group_size * channels).permute(0, 3, 1, 2)
 
 
 def _tiles(numbers: Tensor, before: int, side: int, step: int) -> Tensor:
@@ -150,7 +154,7 @@ def _tiles(numbers: Tensor, before: int, side: int, step: int) -> Tensor:
 
 
 def _rows(x: Tensor, group_size: int) -> Tensor:  # [N, C, H, W] -> [1 + N*H*W*G, C/G], the first one zeros
-    return F.pad(x.permute(0, 2, 3, 1).reshape(-1, ints(x.shape)[1] // group_size), (0, 0, 1, 0))
+    return F.pad(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1] // group_size), (0, 0, 1, 0))
 
 
 def _numbers(x: Tensor, group_size: int) -> Tensor:  # [N, C, H, W] -> [N, H, W, G], 1 to N*H*W*G

@@ -72,7 +72,8 @@ def _node(name: str, first: Tensor, second: Tensor, sizes: Sizes, shape: tuple) 
         raise TypeError(f'{DOMAIN}.{name} is for 32 and 16 bits, got {first.dtype} and {second.dtype}')
     if not torch.compiler.is_exporting():  # the exporter by TorchScript
         return _Node.apply(name, first, second, sizes, ints(shape))
-    attributes = {key: int(value) for key, value in sizes._asdict().items()} | {'plugin_namespace': DOMAIN}
+    attributes: dict[str, Any] = {key: int(value) for key, value in sizes._asdict().items()}
+    attributes['plugin_namespace'] = DOMAIN  # TensorRT's parser looks for a plugin where a node has it
     return torch.onnx.ops.symbolic(
         f'{DOMAIN}::{name}', (first, second), attributes, dtype=first.dtype, shape=shape, version=VERSION
     )
