@@ -128,11 +128,14 @@ def _join(
 ) -> Tensor:  # [N, C, s*H, s*W]
     """Put the rows of the tiles in the places of their pixels."""
     y, x = _count(cells.sum((0, 2, 3))) - 1, _count(cells.sum((0, 1, 3))) - 1
+    # Tiles by their first pixels. Asking a strided slice for its shape would be shorter, but after a
+    # convolution OpenVINO (2026.4) answers with the shape of the whole.
+    begins = (y % TILE == 0)[:, None, None] & (x % TILE == 0)[:, None] & (cells > 0)
+    first = (begins.long().flatten().cumsum(0).view_as(cells) - 1) * (phases * TILE) ** 2
     # Of each output pixel: the tile that it is in, and how far its row comes after the tile's first one.
-    tile_y, tile_x = (torch.stack([at // TILE] * phases, 1).flatten() for at in (y, x))
+    tile_y, tile_x = (torch.stack([at - at % TILE] * phases, 1).flatten() for at in (y, x))
     of_y = torch.stack([(y % TILE + p * phases * TILE) * TILE for p in range(phases)], 1).flatten()
     of_x = torch.stack([x % TILE + p * TILE**2 for p in range(phases)], 1).flatten()
-    first = (_count(cells[:, ::TILE, ::TILE]) - 1) * (phases * TILE) ** 2
     first = first.index_select(1, tile_y).index_select(2, tile_x)
     numbers = first + of_y[:, None, None] + of_x[:, None]  # [N, s*H, s*W, G]
     channels = rows.shape[2]
