@@ -10,7 +10,7 @@ from carafe_plugin import onnx_domain
 from carafe_plugin.upsamplers import FreqFusion
 from tests.ops.test_export import EXPORTER_NOISE, Operator, assert_onnx_equal, carafe_module, operator_inputs
 from tests.tolerances import LAYERS, OPERATOR
-from tests.torch_versions import DYNAMIC, needs_export
+from tests.torch_versions import DYNAMIC, needs_export, needs_onnx_nodes
 
 onnx = pytest.importorskip('onnx', reason='needs the onnx extra')
 pytest.importorskip('onnxscript', reason='needs the onnx extra')
@@ -66,7 +66,7 @@ def test_operator_in_onnxruntime(name, k, groups, s, tmp_path):
     assert_onnx_equal(proto, model, *inputs, tolerance=OPERATOR[torch.float32])
 
 
-@pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=[pytest.mark.slow, needs_onnx_nodes])])
 def test_upsampler_of_several_operators(dynamo, tmp_path):
     """Two reassemblies of other sizes, which need functions of their own, and a similarity."""
     up = FreqFusion(8, compressed_channels=8).eval()
@@ -82,6 +82,7 @@ def test_upsampler_of_several_operators(dynamo, tmp_path):
     assert_onnx_equal(proto, up, call(3, 5, 9), call(1, 1, 2), tolerance=LAYERS[torch.float32])
 
 
+@needs_onnx_nodes
 def test_module_by_dynamo(tmp_path):
     module = carafe_module(s=3, up_kernel=3, up_group=2)
     proto, _ = to_onnx(module, (torch.randn(2, 8, 6, 7),), tmp_path / 'model.onnx', dynamo=True)

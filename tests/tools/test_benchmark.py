@@ -58,15 +58,13 @@ def test_export(tmp_path, monkeypatch, capsys):
     """Every runtime that is here, with every number of threads, gives what PyTorch does."""
     pytest.importorskip('onnxruntime', reason='needs the onnx extra')
     monkeypatch.setitem(op_cases.SIZES, 'p4', (1, 32, 3, 5))
-    monkeypatch.setitem(op_cases.SIZES, 'p5', (2, 32, 4, 4))
-    benchmark.main(['export', '--sizes', 'p4,p5', '--out', str(tmp_path), *QUICK])
+    benchmark.main(['export', '--sizes', 'p4', '--out', str(tmp_path), *QUICK])
     content = json.loads((tmp_path / 'export.json').read_text())
     rows = content['results']
     native, standard = 'PyTorch, native operator', 'onnxruntime, standard form'
-    for size in ('p4', 'p5'):
-        runtimes = [row['runtime'] for row in rows if row['size'] == size]
-        assert runtimes.count(native) == runtimes.count(standard) == 2
-    assert {row['threads'] for row in rows} == {1, 2} and all(row['median_ms'] > 0 for row in rows)
+    found = {(row['runtime'], row['threads']) for row in rows}
+    assert found >= {(name, threads) for name in (native, standard) for threads in (1, 2)}
+    assert all(row['median_ms'] > 0 for row in rows)
     assert all(row['difference'] < 1e-5 for row in rows if row['difference'] is not None)
     assert {row['runtime'] for row in content['failed']} <= {'OpenVINO, standard form', 'OpenVINO, extension'}
     assert 'onnxruntime' in content['facts']['runtimes'] and standard in capsys.readouterr().out
