@@ -8,13 +8,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .onnx_domain import DOMAIN, check_file
+
 if TYPE_CHECKING:
     import openvino
 
 __all__ = ['extension_path', 'read_model']
-
-# Of the operators as nodes of an ONNX file, and the version that this release knows.
-DOMAIN, DOMAIN_VERSION = 'carafe_plugin', 1
 
 
 def extension_path() -> str:
@@ -54,22 +53,14 @@ def read_model(core: 'openvino.Core', path: str | os.PathLike[str]) -> 'openvino
         ValueError: the file's operators have another version than this release knows.
         FileNotFoundError: the file is not there.
     """
-    import onnx
     import onnx.inliner
 
-    structure = onnx.load(path, load_external_data=False)
-    versions = {opset.domain: opset.version for opset in structure.opset_import}
-    version = versions.get(DOMAIN, DOMAIN_VERSION)
-    if version != DOMAIN_VERSION:
-        raise ValueError(
-            f'{os.fspath(path)} holds version {version} of the operators of {DOMAIN}; this release knows '
-            f'version {DOMAIN_VERSION}'
-        )
-    if DOMAIN in versions:
+    structure = check_file(path)
+    if any(opset.domain == DOMAIN for opset in structure.opset_import):
         try:
             core.add_extension(extension_path())
         except FileNotFoundError as error:
             warnings.warn(f'standard operators serve: {error}', RuntimeWarning, stacklevel=2)
-            model = onnx.inliner.inline_local_functions(onnx.load(path))
+            model = onnx.inliner.inline_local_functions(structure)
             return core.read_model(model.SerializeToString(), b'')
     return core.read_model(path)

@@ -296,7 +296,7 @@ def test_without_the_extension_functions_take_the_place_of_nodes(tmp_path, monke
 
 def test_read_model_refuses_another_version(tmp_path):
     (tmp_path / 'model.onnx').write_bytes(operator_file('reassemble', version=2))
-    with pytest.raises(ValueError, match=r'model\.onnx holds version 2 .* this release knows version 1'):
+    with pytest.raises(ValueError, match=r'model\.onnx is for version 2 .* must be version 1'):
         read_model(ov.Core(), tmp_path / 'model.onnx')
 
 

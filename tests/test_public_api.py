@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = Path(__file__).with_name('public_api.txt')
 PACKAGES = (
     'carafe_plugin',
+    'carafe_plugin.onnx_domain',
     'carafe_plugin.openvino',
     'carafe_plugin.ops',
     'carafe_plugin.upsamplers',

@@ -13,6 +13,7 @@ needs_opcheck = pytest.mark.skipif(VERSION < (2, 5), reason='torch < 2.5 has no 
 needs_export = pytest.mark.skipif(
     VERSION < (2, 6), reason='exports with open sizes are served from torch 2.6 on'
 )
+needs_onnx_nodes = pytest.mark.skipif(VERSION < (2, 8), reason='torch < 2.8: no nodes of our own by dynamo')
 needs_weights_only = pytest.mark.skipif(VERSION < (2, 6), reason='torch < 2.6: checkpoints are trusted')
 needs_float16 = pytest.mark.skipif(VERSION < (2, 4), reason='torch < 2.4 has no float16 layers on CPU')
 

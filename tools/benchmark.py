@@ -7,10 +7,12 @@ module    whole upsamplers, as they stand in an FPN
 detector  inference and training step of a config on random data, without data loading
 published upsamplers in the set-ups whose times other papers published
 scaling   the operator and a detector's training step over numbers of CPU threads
+export    a CARAFE layer in PyTorch and, exported, in onnxruntime and OpenVINO, on a CPU
 
-Results go to the terminal and to OUT: a JSON file, a markdown table and, for `op` and `module` where
-matplotlib is installed, a picture. `op` and `module` write theirs anew after every size. A detector needs
-OpenMMLab, all else torch alone. docs/benchmark.md says how to read the numbers.
+Results go to the terminal and to OUT: a JSON file, a markdown table and, for `op`, `module` and `export`
+where matplotlib is installed, a picture. These write theirs anew after every size. A detector needs
+OpenMMLab, the exports need the runtimes, all else torch alone. docs/benchmark.md says how to read the
+numbers.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import datetime
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +30,7 @@ import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.env import machine, versions
 from carafe_plugin.ops import _native
 from carafe_plugin.upsamplers import UPSAMPLERS
-from carafe_tools import bars, models, op_cases, published, report, scaling, timing
+from carafe_tools import bars, export_cases, models, op_cases, published, report, scaling, timing
 
 
 def facts(args: argparse.Namespace, argv: Sequence[str], load: float | None) -> dict[str, object]:
@@ -217,6 +220,26 @@ def run_scaling(args: argparse.Namespace, argv: Sequence[str]) -> None:
     say(text, report.write(args.out, 'scaling', content, text))
 
 
+def run_export(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    about = facts(args, argv, timing.load()) | {
+        'threads': ', '.join(map(str, args.threads)),
+        'shapes': ', '.join(f'{s} {"x".join(map(str, op_cases.SIZES[s]))}' for s in args.sizes),
+        'runtimes': export_cases.versions(),
+        'of native': 'relative to PyTorch with the native operator and as many threads',
+        'difference': 'from PyTorch, relative to the largest value',
+    }
+    rows, failed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        layer = export_cases.ExportedLayer(Path(folder), channels=op_cases.SIZES[args.sizes[0]][1])
+        for size in timing.progress(args.sizes, 'sizes'):
+            measured, lost = export_cases.measure_export(layer, size, args.threads, args.seconds)
+            rows, failed = rows + measured, failed + lost
+            tables = {'Times': _spaced(rows), 'Did not run': failed}
+            text = report.document('A CARAFE layer, exported', about, tables)
+            paths = report.write(args.out, 'export', dict(facts=about, results=rows, failed=failed), text)
+    finish(args.out, 'export', paths, text, report.draw_runtimes, rows, about)
+
+
 def finish(
     out: Path, name: str, paths: list[Path], text: str, draw: Callable, rows: list, about: dict
 ) -> None:
@@ -315,6 +338,16 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     threads.add_argument('--config', default='configs/coco/mask-rcnn_r50_fpn-carafe_1x_coco.py')
     threads.add_argument('--image-size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'))
+    exports = commands.add_parser('export', parents=[every], help='runtimes that a layer is exported to')
+    exports.set_defaults(device='cpu')
+    exports.add_argument(
+        '--threads', type=thread_counts, metavar='1,2,...', default=[1, 2], help='default: 1,2'
+    )
+    known = [size for size in op_cases.SIZES if not size.startswith('uper')]
+    exports.add_argument(
+        '--sizes', type=names_of(known), default=export_cases.SIZES, metavar='A,B',
+        help=f'of {", ".join(known)} (default: {",".join(export_cases.SIZES)})',
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.command == 'scaling' and not args.threads:
         args.threads = scaling.powers_of_two(torch.get_num_threads())
@@ -336,7 +369,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     command = dict(
-        op=run_op, module=run_module, detector=run_detector, published=run_published, scaling=run_scaling
+        op=run_op,
+        module=run_module,
+        detector=run_detector,
+        published=run_published,
+        scaling=run_scaling,
+        export=run_export,
     )[args.command]
     os.environ.setdefault('CARAFE_CUDA_KERNELS', '1')  # to be measured before they are proven, too
     try:

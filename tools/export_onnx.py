@@ -3,11 +3,13 @@
 """Export backbone and neck of an OpenMMLab config to ONNX: python tools/export_onnx.py CONFIG CHECKPOINT.
 
 The graph takes a normalised batch of images (N, 3, H, W), as the model's data_preprocessor gives it, and
-returns the feature maps of ``model.extract_feat``; N, H and W are free. It holds standard operators only. The
-result is run in onnxruntime at another size and compared with PyTorch.
+returns the feature maps of ``model.extract_feat``; N, H and W are free. The result is run in onnxruntime at
+another size and compared with PyTorch.
 
 With --whole the graph is the whole detector or segmentor: `images`, RGB of 0..255 as float32 (1, 3, H, W), to
 `boxes`, `scores`, `labels` and `masks`, or to `labels` (1, H, W). tools/infer_onnx.py draws what it finds.
+
+Either holds standard operators only, or with --domain-ops a node for each operator of this package.
 """
 
 import argparse
@@ -17,34 +19,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from mmengine.config import DictAction
-from mmengine.registry import DefaultScope
-from torch import Tensor, nn
-
-import carafe_tools  # noqa: F401  (a checkout finds its package by it)
-from carafe_plugin.runtime.errors import UserError
-from carafe_tools.command import run_command
-from carafe_tools.launch import read_config
-from carafe_tools.preflight import build_model
-from carafe_tools.weights import check_weights, read_weights
-
-STRIDE = 32  # of the coarsest stage; sizes are multiples of it, and of the model's pad_size_divisor
-TOLERANCE = 1e-3  # of the largest value in a feature map
+from carafe_tools.options import DictAction
 
 
-class FeatureExtractor(nn.Module):
-    """Backbone and neck of a detector or segmentor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.extract_feat(images))
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,6 +54,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=['dynamo', 'torchscript'],
         help='torchscript is the older one, quicker and less thorough; default: dynamo',
     )
+    parser.add_argument(
+        '--domain-ops',
+        action='store_true',
+        help='nodes of the domain carafe_plugin, with functions for runtimes that do not know it',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
     if (args.checkpoint is None) != args.random_weights:
@@ -89,6 +72,36 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.out.suffix != '.onnx':
         parser.error(f'--out must end in .onnx, got {args.out}')
     return args
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and mistakes are answered before torch is loaded
+
+import torch
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+import carafe_tools  # noqa: F401  (a checkout finds its package by it)
+from carafe_plugin.runtime.errors import UserError
+from carafe_tools.command import run_command
+from carafe_tools.launch import read_config
+from carafe_tools.onnx_files import operators_as_nodes
+from carafe_tools.preflight import build_model
+from carafe_tools.weights import check_weights, read_weights
+
+STRIDE = 32  # of the coarsest stage; sizes are multiples of it, and of the model's pad_size_divisor
+TOLERANCE = 1e-3  # of the largest value in a feature map
+
+
+class FeatureExtractor(nn.Module):
+    """Backbone and neck of a detector or segmentor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.extract_feat(images))
 
 
 def load_model(args: argparse.Namespace) -> tuple[nn.Module, int]:
@@ -202,7 +215,8 @@ def export_onnx(argv: Sequence[str] | None) -> None:
     # The exporters talk to their own developers.
     warnings.simplefilter('ignore')
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    export(model, images, len(maps), args.exporter, args.out)
+    with operators_as_nodes(args.out, args.domain_ops):
+        export(model, images, len(maps), args.exporter, args.out)
     print(f'exported in {time.monotonic() - start:.0f} s, checking in onnxruntime', flush=True)
     other = torch.randn(1, 3, height + divisor, width + 2 * divisor, generator=generator)
     difference = compare(model, other, args.out)

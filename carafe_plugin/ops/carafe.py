@@ -3,8 +3,9 @@
 
 from torch import Tensor
 
-from . import _foreign, _native, reference
+from . import _foreign, _native
 from ._checks import Sizes, check_call
+from .onnx_form import plain_form
 
 
 def carafe(
@@ -57,7 +58,7 @@ def carafe(
     sizes = Sizes(kernel_size, group_size, scale_factor)
     check_call(sizes, features, masks=masks)
     run = _native.operator('reassemble', features, masks)
-    run = run or _foreign.operator('reassemble', features, masks, sizes) or reference.carafe
+    run = run or _foreign.operator('reassemble', features, masks, sizes) or plain_form().carafe
     return run(features, masks, *sizes)
 
 
@@ -101,7 +102,9 @@ def carafe_softmax(
     sizes = Sizes(kernel_size, group_size, scale_factor)
     check_call(sizes, features, logits=logits)
     run = _native.operator('reassemble_softmax', features, logits)
-    run = run or _foreign.operator('reassemble_softmax', features, logits, sizes) or reference.carafe_softmax
+    run = (
+        run or _foreign.operator('reassemble_softmax', features, logits, sizes) or plain_form().carafe_softmax
+    )
     return run(features, logits, *sizes)
 
 
@@ -153,7 +156,7 @@ def carafe_downsample(
     """
     sizes = Sizes(kernel_size, group_size, scale_factor, down=True)
     check_call(sizes, features, masks=masks)
-    run = _native.operator('reassemble', features, masks) or reference.carafe
+    run = _native.operator('reassemble', features, masks) or plain_form().carafe
     return run(features, masks, *sizes)
 
 
@@ -195,5 +198,5 @@ def carafe_downsample_softmax(
     """
     sizes = Sizes(kernel_size, group_size, scale_factor, down=True)
     check_call(sizes, features, logits=logits)
-    run = _native.operator('reassemble_softmax', features, logits) or reference.carafe_softmax
+    run = _native.operator('reassemble_softmax', features, logits) or plain_form().carafe_softmax
     return run(features, logits, *sizes)

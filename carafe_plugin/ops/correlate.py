@@ -3,8 +3,9 @@
 
 from torch import Tensor
 
-from . import _native, reference
+from . import _native
 from ._checks import Sizes, check_call
+from .onnx_form import plain_form
 
 
 def correlate(
@@ -50,5 +51,5 @@ def correlate(
     """
     sizes = Sizes(kernel_size, group_size, scale_factor)
     check_call(sizes, features, output=output)
-    run = _native.operator('correlate', features, output) or reference.correlate
+    run = _native.operator('correlate', features, output) or plain_form().correlate
     return run(output, features, kernel_size, group_size, scale_factor)

@@ -26,7 +26,7 @@ def carafe(
 ) -> Tensor:
     """Reassemble features by masks; :func:`carafe_plugin.ops.carafe` has the contract."""
     phases = 1 if down else scale_factor
-    masks = pixel_unshuffle(masks.to(_accumulation_dtype(features, masks)), phases)
+    masks = pixel_unshuffle(masks.to(accumulation_dtype(features, masks)), phases)
     masks = unflatten(masks, 1, (group_size, kernel_size**2, phases**2))
     return _reassemble(features, masks, kernel_size, scale_factor, down)
 
@@ -41,7 +41,7 @@ def carafe_softmax(
 ) -> Tensor:
     """Reassemble features by logits; :func:`carafe_plugin.ops.carafe_softmax` has the contract."""
     phases = 1 if down else scale_factor
-    logits = logits.to(_accumulation_dtype(features, logits))
+    logits = logits.to(accumulation_dtype(features, logits))
     masks = unflatten(logits, 1, (group_size, kernel_size**2, phases**2)).softmax(dim=2)
     return _reassemble(features, masks, kernel_size, scale_factor, down)
 
@@ -54,7 +54,7 @@ def correlate(
     scale_factor: int,
 ) -> Tensor:  # [N, G*k*k, s*H, s*W]
     """Compare pixels with their neighbourhoods; :func:`carafe_plugin.ops.correlate` has the contract."""
-    dtype = _accumulation_dtype(features, output)
+    dtype = accumulation_dtype(features, output)
     phases = pixel_unshuffle(output.to(dtype), scale_factor)
     phases = unflatten(phases, 1, (group_size, -1, scale_factor**2))
     neighbours = _neighbours(features.to(dtype), kernel_size, group_size, 1)
@@ -88,6 +88,6 @@ def _neighbours(features: Tensor, kernel_size: int, group_size: int, step: int) 
             yield in_rows[..., columns]
 
 
-def _accumulation_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+def accumulation_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     """Float64 where an input has it, else float32: 16-bit sums lose the small entries of a kernel."""
     return torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

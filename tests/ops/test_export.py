@@ -127,6 +127,17 @@ def test_onnx_of_the_module(dynamo):
     assert_onnx_equal(proto, module, (torch.randn(1, 8, 9, 4),), tolerance=LAYERS[torch.float32])
 
 
+@pytest.mark.parametrize('groups', [1, 2])
+def test_onnx_takes_an_empty_batch(groups):
+    """As a mask head passes on where nothing is detected."""
+    ort = pytest.importorskip('onnxruntime', reason='needs the onnx extra')
+    module = carafe_module(up_kernel=3, up_group=groups)
+    proto = to_onnx(module, (torch.randn(2, 8, 6, 7),), dynamo=False)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
+    [output] = session.run(None, {'input0': torch.zeros(0, 8, 14, 14).numpy()})
+    assert output.shape == (0, 8, 28, 28)
+
+
 def test_onnx_of_16_bit_inputs():
     """Sums are taken in float32 as everywhere."""
     model = Operator('carafe_softmax', 3, 1, 2).eval()

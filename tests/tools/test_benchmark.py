@@ -53,6 +53,24 @@ def test_module(tmp_path, capsys):
     assert 'carafe' in capsys.readouterr().out and (tmp_path / 'module.png').exists()
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_export(tmp_path, monkeypatch, capsys):
+    """Every runtime that is here, with every number of threads, gives what PyTorch does."""
+    pytest.importorskip('onnxruntime', reason='needs the onnx extra')
+    monkeypatch.setitem(op_cases.SIZES, 'p4', (1, 32, 3, 5))
+    benchmark.main(['export', '--sizes', 'p4', '--out', str(tmp_path), *QUICK])
+    content = json.loads((tmp_path / 'export.json').read_text())
+    rows = content['results']
+    native, standard = 'PyTorch, native operator', 'onnxruntime, standard form'
+    found = {(row['runtime'], row['threads']) for row in rows}
+    assert found >= {(name, threads) for name in (native, standard) for threads in (1, 2)}
+    assert all(row['median_ms'] > 0 for row in rows)
+    assert all(row['difference'] < 1e-5 for row in rows if row['difference'] is not None)
+    assert {row['runtime'] for row in content['failed']} <= {'OpenVINO, standard form', 'OpenVINO, extension'}
+    assert 'onnxruntime' in content['facts']['runtimes'] and standard in capsys.readouterr().out
+    assert (tmp_path / 'export.png').stat().st_size > 1000
+
+
 def test_the_picture_has_a_row_of_panels_for_memory_where_it_was_measured(tmp_path):
     row = dict(size='1x8x4x4', upsampler='carafe', forward_ms=1.0, step_ms=3.0)
     heights = []

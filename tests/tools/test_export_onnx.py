@@ -126,6 +126,21 @@ def test_missing_extra_and_missing_checkpoint(setting, monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings('ignore')
+def test_domain_operators(setting, tmp_path, capsys):
+    out = tmp_path / 'model.onnx'
+    argv = '--out', out, '--size', 64, 96, '--exporter', 'torchscript', '--domain-ops'
+    export(setting / 'config.py', setting / 'model.pth', *argv)
+    said = capsys.readouterr().out
+    assert '3 nodes of the domain carafe_plugin' in said
+    assert float(re.search(r'at 96 x 160: (\S+) of', said).group(1)) < 1e-4
+    nodes = [node for node in onnx.load(out).graph.node if node.domain]
+    assert [node.op_type for node in nodes] == ['reassemble_softmax'] * 3
+    with pytest.raises(SystemExit):
+        export(setting / 'segmentor.py', '--random-weights', *argv)
+    assert 'error: the model has no operator of this package' in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings('ignore')
 def test_a_wrong_graph_is_found(setting, tmp_path):
     """A file of other weights does not pass for the model."""
     args = tool.parse_args([str(setting / 'config.py'), str(setting / 'model.pth')])

@@ -158,3 +158,28 @@ def test_symbolic_trace(name):
 @pytest.mark.parametrize('case', DYNAMO)
 def test_onnx_by_dynamo(case):
     check(case, dynamo=True)
+
+
+@pytest.mark.parametrize(
+    'name', ['carafe', 'fade', 'sapa', pytest.param('freqfusion', marks=pytest.mark.slow)]
+)
+def test_openvino(name, tmp_path):
+    """Sizes that follow from one another, behind convolutions, which its optimisations look at."""
+    openvino = pytest.importorskip('openvino', reason='needs openvino')
+    up = build(name).eval()
+    for p in up.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    model = Fused(up).eval() if up.needs_guide else up
+
+    def call(n, height, width):
+        x = torch.randn(n, 8, height, width)
+        return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
+
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(to_onnx(model, call(2, 6, 7), dynamo=False).SerializeToString())
+    core = openvino.Core()
+    run = core.compile_model(core.read_model(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    for args in (call(1, 8, 12), call(2, 9, 7), call(1, 1, 2)):
+        expected = model(*args)
+        output = torch.from_numpy(run([x.numpy() for x in args])[0])
+        torch.testing.assert_close(output, expected, **within(LAYERS[torch.float32], expected))

@@ -12,6 +12,7 @@ from .files import write_atomically
 # The Okabe-Ito colours, as in tools/plot_logs.py.
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'
 COLOURS = {'pass': BLUE, 'miss': ORANGE}
+SERIES = (BLUE, ORANGE, GREY)
 
 
 class TableError(ValueError):
@@ -132,7 +133,8 @@ def draw_times(rows: Sequence[Mapping], title: str, path: Path) -> Path | None:
     )
     for panels, (quantity, column) in zip(grid, kinds, strict=True):
         for axes, size in zip(panels, sizes, strict=True):
-            _pairs(axes, {row['upsampler']: row for row in rows if row['size'] == size}, names, column)
+            series = {'forward': f'forward{column}', 'forward + backward': f'step{column}'}
+            _pairs(axes, {row['upsampler']: row for row in rows if row['size'] == size}, names, series)
             axes.set_xlabel(quantity)
             _style(axes, size)
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -141,20 +143,45 @@ def draw_times(rows: Sequence[Mapping], title: str, path: Path) -> Path | None:
     return _save(figure, path)
 
 
-def _pairs(axes, rows: Mapping[str, Mapping], names: Sequence[str], column: str) -> None:
-    """Two bars for each upsampler, its forward and its training step."""
+def draw_runtimes(rows: Sequence[Mapping], title: str, path: Path) -> Path | None:
+    """Medians of each ``runtime``, a bar for each number of ``threads``: a panel for each ``size``."""
+    pyplot = _pyplot()
+    if pyplot is None or not rows:
+        return None
+    sizes, names, counts = (
+        list(dict.fromkeys(r[key] for r in rows)) for key in ('size', 'runtime', 'threads')
+    )
+    series = {f'{count} thread{"s" * (count > 1)}': count for count in counts}
+    figure, panels = pyplot.subplots(
+        1, len(sizes), figsize=(4.8 * len(sizes), 1.4 + 0.5 * len(names)), squeeze=False, layout='constrained'
+    )
+    for axes, size in zip(panels[0], sizes, strict=True):
+        values: dict = {name: {} for name in names}
+        for row in rows:
+            if row['size'] == size:
+                values[row['runtime']][row['threads']] = row['median_ms']
+        _pairs(axes, {name: value for name, value in values.items() if value}, names, series)
+        axes.set_xlabel('ms, median')
+        _style(axes, size)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=len(series), frameon=False, fontsize=8)
+    figure.suptitle(title, size=10)
+    return _save(figure, path)
+
+
+def _pairs(axes, rows: Mapping[str, Mapping], names: Sequence[str], series: Mapping[str, object]) -> None:
+    """For each name of a row a bar for each of the series, which name a column by their label."""
     shown = [name for name in names if name in rows]
-    for kind, label, offset, colour in (
-        ('forward', 'forward', -0.2, BLUE),
-        ('step', 'forward + backward', 0.2, ORANGE),
-    ):
-        places = [i + offset for i in range(len(shown))]
-        values = [rows[name].get(kind + column) or 0 for name in shown]
-        axes.barh(places, values, height=0.38, color=colour, label=label)
+    height = 0.8 / len(series)
+    for at, (label, column) in enumerate(series.items()):
+        places = [i + (at + 0.5) * height - 0.4 for i in range(len(shown))]
+        values = [rows[name].get(column) or 0 for name in shown]
+        axes.barh(places, values, height=0.95 * height, color=SERIES[at % len(SERIES)], label=label)
         for x, y in zip(values, places, strict=True):
             axes.annotate(_text(x), (x, y), xytext=(3, 0), textcoords='offset points', va='center', size=7)
     axes.set_yticks(range(len(shown)), shown)
-    axes.set_xlim(0, 1.15 * max(rows[name].get('step' + column) or 0 for name in shown) or 1)
+    longest = max((rows[name].get(column) or 0 for name in shown for column in series.values()), default=0)
+    axes.set_xlim(0, 1.15 * longest or 1)
     axes.set_ylim(-0.7, len(shown) - 0.3)
 
 

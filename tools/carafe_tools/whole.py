@@ -18,6 +18,7 @@ from carafe_plugin.runtime.errors import UserError
 from infer_onnx import FORMAT, KEY
 
 from .launch import read_config
+from .onnx_files import operators_as_nodes
 from .preflight import build_model
 from .weights import check_weights, read_weights
 from .whole_check import check
@@ -48,7 +49,8 @@ def export_whole(args: argparse.Namespace) -> None:
         geometry = read_geometry(cfg)
         module, names, axes = whole_model(model)
         start = time.monotonic()
-        write(module, args.size, names, axes, args.out)
+        with operators_as_nodes(args.out, args.domain_ops):
+            write(module, args.size, names, axes, args.out)
         meta = describe(cfg, model, checkpoint, geometry)
         attach(args.out, meta)
         print(f'{args.out}: {type(model).__name__}, exported in {time.monotonic() - start:.0f} s', flush=True)
