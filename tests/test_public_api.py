@@ -139,7 +139,7 @@ def describe() -> str:
     for package in PACKAGES:
         lines += describe_package(package)
     for path in sorted((ROOT / 'tools').glob('*.py')):
-        if 'ArgumentParser(' in path.read_text():
+        if 'import argparse' in path.read_text():
             lines += describe_tool(path)
     return '\n'.join(lines) + '\n'
 

@@ -24,12 +24,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from carafe_tools.benchmark_options import SIZES, parse_args, registered, set_ups
+
+if __name__ == '__main__':
+    parse_args(sys.argv[1:])  # --help and mistakes are answered before torch is loaded
+
 import torch
 
-import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.env import machine, versions
 from carafe_plugin.ops import _native
-from carafe_plugin.upsamplers import UPSAMPLERS
 from carafe_tools import bars, export_cases, models, op_cases, published, report, scaling, timing
 
 
@@ -156,7 +159,7 @@ def run_module(args: argparse.Namespace, argv: Sequence[str]) -> None:
     about = facts(args, argv, timing.load()) | {'guide': 'a map of the doubled size, for those that need one'}
     rows = []
     for size in timing.progress(args.sizes, 'sizes'):
-        rows += models.measure_upsamplers(args.upsamplers, size, args.device, args.seconds)
+        rows += models.measure_upsamplers(args.upsamplers or registered(), size, args.device, args.seconds)
         good = [row for row in rows if 'failed' not in row]
         tables = {'Upsamplers': _spaced(good), 'Did not run': [row for row in rows if 'failed' in row]}
         text = report.document(f'Upsamplers on {args.device}', about, tables)
@@ -182,12 +185,13 @@ def run_detector(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def run_published(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    setups = args.setups or set_ups()
     about = facts(args, argv, timing.load()) | {
         f'source of {name}': f'{published.SETUPS[name].source}, on an {published.SETUPS[name].gpu}'
-        for name in args.setups
+        for name in setups
     }
     rows, failed = [], []
-    for name in timing.progress(args.setups, 'set-ups'):
+    for name in timing.progress(setups, 'set-ups'):
         measured, lost = published.measure_setup(name, args.device, args.seconds)
         rows, failed = rows + measured, failed + lost
         report.append_csv(args.csv, published.csv_rows(measured, about))
@@ -202,9 +206,10 @@ def run_published(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def run_scaling(args: argparse.Namespace, argv: Sequence[str]) -> None:
     height, width = args.image_size
+    threads = args.threads or scaling.powers_of_two(torch.get_num_threads())
     about = facts(args, argv, timing.load()) | {
-        'threads': ', '.join(map(str, args.threads)),
-        'shapes': ', '.join(f'{s} {"x".join(map(str, op_cases.SIZES[s]))}' for s in scaling.SIZES),
+        'threads': ', '.join(map(str, threads)),
+        'shapes': ', '.join(f'{s} {"x".join(map(str, SIZES[s]))}' for s in scaling.SIZES),
         'detector': f'{args.config}, one random image of {width} x {height}, no optimizer step',
     }
     runs, failed = scaling.operator_runs(), []
@@ -213,7 +218,7 @@ def run_scaling(args: argparse.Namespace, argv: Sequence[str]) -> None:
         runs['detector, training step'] = model['training step']
     except models.ModelError as error:  # no OpenMMLab here
         failed.append(dict(what='detector, training step', threads=None, failed=str(error)))
-    rows, lost = scaling.measure_scaling(runs, args.threads, args.seconds)
+    rows, lost = scaling.measure_scaling(runs, threads, args.seconds)
     tables = {'Times': _spaced(rows), 'Did not run': failed + lost}
     text = report.document('Over CPU threads', about, tables)
     content = dict(facts=about, results=rows, failed=failed + lost)
@@ -223,14 +228,14 @@ def run_scaling(args: argparse.Namespace, argv: Sequence[str]) -> None:
 def run_export(args: argparse.Namespace, argv: Sequence[str]) -> None:
     about = facts(args, argv, timing.load()) | {
         'threads': ', '.join(map(str, args.threads)),
-        'shapes': ', '.join(f'{s} {"x".join(map(str, op_cases.SIZES[s]))}' for s in args.sizes),
+        'shapes': ', '.join(f'{s} {"x".join(map(str, SIZES[s]))}' for s in args.sizes),
         'runtimes': export_cases.versions(),
         'of native': 'relative to PyTorch with the native operator and as many threads',
         'difference': 'from PyTorch, relative to the largest value',
     }
     rows, failed = [], []
     with tempfile.TemporaryDirectory() as folder:
-        layer = export_cases.ExportedLayer(Path(folder), channels=op_cases.SIZES[args.sizes[0]][1])
+        layer = export_cases.ExportedLayer(Path(folder), channels=SIZES[args.sizes[0]][1])
         for size in timing.progress(args.sizes, 'sizes'):
             measured, lost = export_cases.measure_export(layer, size, args.threads, args.seconds)
             rows, failed = rows + measured, failed + lost
@@ -255,119 +260,11 @@ def say(text: str, paths: Sequence[Path]) -> None:
     print('->', ', '.join(map(str, paths)))
 
 
-def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Parser of a comma-separated list of known names; 'all' means every one."""
-
-    def parse(text: str) -> list[str]:
-        names = list(known) if text == 'all' else list(dict.fromkeys(text.split(',')))
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f'unknown name {name!r}; known: {", ".join(known)}')
-        return names
-
-    return parse
-
-
-def map_sizes(text: str) -> list[tuple[int, ...]]:
-    sizes = []
-    for part in text.split(','):
-        try:
-            size = tuple(map(int, part.split('x')))
-        except ValueError:
-            size = ()
-        if len(size) != 4 or min(size) < 1:
-            raise argparse.ArgumentTypeError(f'{part!r} is not NxCxHxW')
-        sizes.append(size)
-    return sizes
-
-
-def thread_counts(text: str) -> list[int]:
-    counts = text.split(',')
-    if not all(count.isdecimal() and int(count) for count in counts):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers of threads')
-    return sorted(set(map(int, counts)))
-
-
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    every = argparse.ArgumentParser(add_help=False)
-    every.add_argument('--out', type=Path, help='default: work_dirs/benchmark/DEVICE')
-    every.add_argument(
-        '--seconds', type=float, default=0.6, help='for each alternative (default: %(default)s)'
-    )
-    common = argparse.ArgumentParser(add_help=False, parents=[every])
-    common.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest='command', required=True)
-    op = commands.add_parser('op', parents=[common], help='the operator')
-    op.add_argument(
-        '--dtypes', type=names_of(list(op_cases.DTYPES)), metavar='A,B',
-        help='the first one is compared in every form (default: float32,bfloat16, on cuda float16 too)',
-    )  # fmt: skip
-    op.add_argument(
-        '--sizes', type=names_of(list(op_cases.SIZES)), metavar='A,B',
-        help=f'of {", ".join(op_cases.SIZES)}, or all (default: those with bars)',
-    )  # fmt: skip
-    op.add_argument(
-        '--no-forms', action='store_true', help='leave out the plain PyTorch forms (slow to compile)'
-    )
-    module = commands.add_parser('module', parents=[common], help='whole upsamplers')
-    module.add_argument(
-        '--upsamplers', type=names_of(list(UPSAMPLERS)), default=list(UPSAMPLERS), metavar='A,B',
-        help='default: all that are registered',
-    )  # fmt: skip
-    module.add_argument(
-        '--sizes', type=map_sizes, default=[(1, 256, 50, 84), (1, 256, 100, 168)], metavar='NxCxHxW,...'
-    )
-    detector = commands.add_parser('detector', parents=[common], help="a config's model")
-    detector.add_argument('config')
-    detector.add_argument('--image-size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'))
-    detector.add_argument('--batch', type=int, default=1)
-    others = commands.add_parser('published', parents=[common], help='set-ups of other papers')
-    others.add_argument(
-        '--setups', type=names_of(list(published.SETUPS)), default=list(published.SETUPS), metavar='A,B',
-        help=f'of {", ".join(published.SETUPS)} (default: all)',
-    )  # fmt: skip
-    others.add_argument('--csv', type=Path, help='table to add the rows to (default: OUT/published.csv)')
-    threads = commands.add_parser('scaling', parents=[every], help='over CPU threads')
-    threads.set_defaults(device='cpu')
-    threads.add_argument(
-        '--threads', type=thread_counts,
-        metavar='1,2,...', help='default: powers of two up to those that torch takes',
-    )  # fmt: skip
-    threads.add_argument('--config', default='configs/coco/mask-rcnn_r50_fpn-carafe_1x_coco.py')
-    threads.add_argument('--image-size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'))
-    exports = commands.add_parser('export', parents=[every], help='runtimes that a layer is exported to')
-    exports.set_defaults(device='cpu')
-    exports.add_argument(
-        '--threads', type=thread_counts, metavar='1,2,...', default=[1, 2], help='default: 1,2'
-    )
-    known = [size for size in op_cases.SIZES if not size.startswith('uper')]
-    exports.add_argument(
-        '--sizes', type=names_of(known), default=export_cases.SIZES, metavar='A,B',
-        help=f'of {", ".join(known)} (default: {",".join(export_cases.SIZES)})',
-    )  # fmt: skip
-    args = parser.parse_args(argv)
-    if args.command == 'scaling' and not args.threads:
-        args.threads = scaling.powers_of_two(torch.get_num_threads())
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device cuda: torch finds no GPU here')
-    if args.seconds <= 0:
-        parser.error('--seconds must be above 0')
-    if args.command == 'op' and args.sizes is None:
-        args.sizes = op_cases.DEFAULT_SIZES[args.device]
-    if args.command == 'op' and args.dtypes is None:
-        args.dtypes = op_cases.DEFAULT_DTYPES[args.device]
-    args.out = args.out or Path('work_dirs', 'benchmark', args.device)
-    if args.command == 'published' and args.csv is None:
-        args.csv = args.out / 'published.csv'
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        sys.exit('error: --device cuda: torch finds no GPU here')
     command = dict(
         op=run_op,
         module=run_module,

@@ -14,9 +14,9 @@ from carafe_plugin import onnx_domain
 from carafe_plugin.upsamplers import CARAFE
 
 from . import models, op_cases
+from .benchmark_options import SIZES
 from .timing import Timing, measure, one_line
 
-SIZES = ('p5', 'p4', 'p3', 'roi100')
 NATIVE = 'PyTorch, native operator'
 PACKAGES = ('onnxruntime', 'openvino', 'onnx')
 
@@ -122,7 +122,7 @@ def measure_export(
     """A row for each runtime and number of threads, all against each other, and one for each that failed."""
     runs, failed = {}, []
     for threads in counts:
-        made, lost = layer.runs(op_cases.SIZES[size], threads)
+        made, lost = layer.runs(SIZES[size], threads)
         runs |= {(name, threads): run for name, run in made.items()}
         failed += [dict(size=size, runtime=name, threads=threads, failed=why) for name, why in lost.items()]
     before = torch.get_num_threads()

@@ -11,29 +11,12 @@ from torch import Tensor
 from carafe_plugin.ops import carafe, carafe_softmax, reference
 from carafe_plugin.upsamplers import CARAFE
 
+from .benchmark_options import SIZES
 from .timing import one_line
 
 KERNEL, GROUPS, SCALE = 5, 1, 2
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
-#: Inputs (N, C, H, W). p2 to p5: levels of an 800 x 1333 image; roi: mask heads; uper: UperNet at 512 x 512.
-SIZES = dict(
-    p5=(1, 256, 25, 42),
-    p4=(1, 256, 50, 84),
-    p3=(1, 256, 100, 168),
-    p2=(1, 256, 200, 336),
-    roi2=(2, 256, 14, 14),
-    roi100=(100, 256, 14, 14),
-    roi512=(512, 256, 14, 14),
-    uper16=(1, 512, 16, 16),
-    uper32=(1, 512, 32, 32),
-    uper64=(1, 512, 64, 64),
-)
-DEFAULT_DTYPES = dict(cpu=['float32', 'bfloat16'], cuda=list(DTYPES))
-DEFAULT_SIZES = dict(
-    cpu=('p5', 'p4', 'p3', 'roi2'),
-    cuda=('p5', 'p4', 'p3', 'p2', 'roi100', 'roi512', 'uper64'),
-)
 #: The plain PyTorch forms are slow and compile for minutes: they run here only.
 FORMS_AT = 'p4'
 FORMS = ('unfold+einsum', 'slices')
