@@ -2,8 +2,8 @@
 # Every target but `help` first makes .venv what it should be; that costs a moment once it is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-inpaint demo-probe openvino test test-full benchmark docs docs-serve docs-setup
-.PHONY: sanitize dist matrix lint format
+.PHONY: help setup demo demo-seg demo-inpaint demo-probe openvino test test-full benchmark docs docs-serve sanitize dist matrix lint format
+.PHONY: docs-setup
 
 PY := .venv/bin/python
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))

@@ -92,7 +92,7 @@ dataset = dict(
 )
 resize = dict(type='Resize', scale=(192, 192), keep_ratio=True)
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=0,
     sampler=dict(type='InfiniteSampler'),
     dataset=dict(
@@ -138,21 +138,21 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 
 # Schedule
-max_iters = 1200
+max_iters = 2400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=10)
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=7e-4, weight_decay=0.05), clip_grad=dict(max_norm=10)
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=max_iters, eta_min=1e-5),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=200),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=200, end=max_iters, eta_min=1e-5),
 ]
 default_hooks = dict(
     check_data=dict(type='CheckDataHook'),
     finite_loss=dict(type='FiniteLossHook'),
-    logger=dict(interval=20, log_metric_by_epoch=False),
+    logger=dict(interval=40, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=max_iters // 3, max_keep_ckpts=2),
 )
 log_processor = dict(by_epoch=False)

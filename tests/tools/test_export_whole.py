@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from carafe_plugin.openvino import extension_path
 from carafe_tools.preflight import build_model
 from carafe_tools.whole_check import match
 from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
@@ -178,10 +179,10 @@ def case(folder):
     return get
 
 
-def finder(file, runtime):
+def finder(file, runtime, extension=None):
     """What a file finds in an image, by the functions of infer_onnx."""
     meta, _ = infer.read_header(file)
-    run = infer.load(file, runtime, None)
+    run = infer.load(file, runtime, extension)
 
     def find(path):
         image = infer.read_image(path)
@@ -212,6 +213,27 @@ def test_detectors(case, folder, kind, runtime):
                 mask = exact.masks.numpy()[same][apart.argmin()]
                 assert (mask & found['masks'][index]).sum() >= 0.99 * (mask | found['masks'][index]).sum()
     assert ('masks' in found) == (kind == 'mask_rcnn')
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_operators_as_nodes(case, folder, tmp_path, runtime):
+    """As the file of standard operators; in OpenVINO by the extension, and not without."""
+    this, file = case('mask_rcnn'), tmp_path / 'nodes.onnx'
+    this.export(file, '--domain-ops', '--images', folder / 'wide.png')
+    extension = None
+    if runtime == 'openvino':
+        with pytest.raises(infer.UserError, match='its operators of carafe_plugin need --extension'):
+            finder(file, runtime)
+        extension = extension_path()
+    exact, found = (
+        find(folder / 'tall.png') for find in (finder(this.file, runtime), finder(file, runtime, extension))
+    )
+    assert len(found['boxes']) >= 5
+    for key, atol in (('boxes', 0.1), ('scores', 1e-4), ('labels', 0)):
+        np.testing.assert_allclose(found[key], exact[key], rtol=0, atol=atol)
+    assert (found['masks'] != exact['masks']).mean() < 1e-3
 
 
 @pytest.mark.filterwarnings('ignore')
