@@ -344,6 +344,7 @@ def make(stamp: dict) -> None:
         ask(LOAD_NATIVE)
     STAMP.write_text(json.dumps(stamp))
     say(f'ready: Python {sys.version_info[0]}.{sys.version_info[1]} in {VENV}')
+    say(f'to use it: . {VENV.name}/bin/activate')
 
 
 def main() -> int:

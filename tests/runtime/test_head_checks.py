@@ -97,11 +97,21 @@ def test_too_few_classes(config, changes, message):
 
 def test_too_many_classes_are_told_once(capfd):
     check(MASK_RCNN, model__roi_head__bbox_head__num_classes=9)
-    check(UPERNET, model__decode_head__num_classes=7)
+    check(UPERNET, model__decode_head__num_classes=7, model__auxiliary_head__num_classes=7)
     notes = [line for line in capfd.readouterr().err.splitlines() if line.startswith('note')]
     assert notes == [
         'note: model.roi_head.bbox_head has num_classes=9, train_dataloader.dataset 6 classes: 3 are never '
         'trained, and metrics may fail on them',
-        'note: model.decode_head has num_classes=7, train_dataloader.dataset 2 classes: 5 are never trained, '
-        'and metrics may fail on them',
+        *(
+            f'note: model.{head} has num_classes=7, train_dataloader.dataset 2 classes: 5 are never trained, '
+            'and metrics may fail on them'
+            for head in ('decode_head', 'auxiliary_head')
+        ),
     ]
+
+
+def test_heads_that_differ():
+    """One of them was forgotten, with more outputs than classes."""
+    message = 'decode_head has num_classes=7, .* 2 classes, and model.auxiliary_head num_classes=2: '
+    with pytest.raises(UserError, match=message):
+        check(UPERNET, model__decode_head__num_classes=7)

@@ -43,7 +43,8 @@ def test_terminal_fits_a_screen_and_the_log_file_has_all(run):
     (kept,) = (path.read_text() for path in (run / 'work').glob('*/*.log'))
     before_training = shown[: shown.index('Epoch(train)')]
     assert len(before_training.splitlines()) < 25, before_training
-    assert 'MaskRCNN, ' in before_training and 'parameters; 1 epochs; batches of ' in before_training
+    assert 'MaskRCNN, ' in before_training and 'parameters; 1 epoch; batches of ' in before_training
+    assert 'upsamplers: neck carafe x ' in before_training
     assert str(run / 'work') in before_training and 'creating index' not in shown
     for part in ('System environment:', 'Config:\n', 'Hooks will be executed', 'The prefix is not set'):
         assert part not in shown

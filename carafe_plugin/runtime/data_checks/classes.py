@@ -50,13 +50,15 @@ def check_heads(model: nn.Module, cfg: dict, where: str, spoken: bool = False) -
         spoken: what is only a notice has been said.
 
     Raises:
-        UserError: a head has fewer classes than the data; for one that has more there is a notice.
+        UserError: a head has fewer classes than the data, or more, and not all heads so; where all have more
+            there is a notice.
     """
     name, dataset = next(unwrap(cfg, where), (where, {}))
     classes = class_names(dataset, name)
     if not classes:
         return
     things = dataset_class(dataset).METAINFO.get('thing_classes', classes)
+    counts = {}
     for path, module in model.named_modules():
         count = getattr(module, 'num_classes', None)
         # A list of heads has them as `bbox_head.0`.
@@ -66,10 +68,17 @@ def check_heads(model: nn.Module, cfg: dict, where: str, spoken: bool = False) -
         kind = type(module).__name__
         if getattr(module, 'class_agnostic', False) or kind == 'STDCHead' or 'RPN' in kind:
             continue
+        counts[path] = count
+    for path, count in counts.items():
         text = f'model.{path} has num_classes={count}, {name} {len(classes)} classes'
         if count < min(len(classes), len(things)):
             raise UserError(f'{text}: {some(classes)}')
-        if count not in (len(classes), len(things)) and not spoken:
+        if count in (len(classes), len(things)):
+            continue
+        for other, different in counts.items():
+            if different != count:  # forgotten in one of them
+                raise UserError(f'{text}, and model.{other} num_classes={different}: {some(classes)}')
+        if not spoken:
             notice(f'{text}: {count - len(classes)} are never trained, and metrics may fail on them')
 
 
