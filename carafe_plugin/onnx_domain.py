@@ -20,8 +20,12 @@ Example:
 """
 
 import io
+import os
+import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,11 +54,18 @@ def add_functions(path: str | PathLike) -> int:
         How many nodes of the domain it has.
 
     Raises:
-        ValueError: as :func:`check_file`, or the file is for an opset outside 15 to 20.
+        ValueError: as :func:`check_file`; the file is for an opset outside 15 to 20; a node of the domain
+            lacks an attribute, or is inside another function or a node that has a graph (``If``, ``Loop``).
     """
     import onnx
 
     model = check_file(path)
+    others = [function for function in model.functions if function.domain != DOMAIN]
+    if any(node.domain == DOMAIN for node in _inner_nodes(model.graph.node, others)):
+        raise ValueError(
+            f'{path}: a node of the domain {DOMAIN} is inside a function, an If or a Loop, '
+            'expected all of them in the main graph'
+        )
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     if opset not in OPSETS:
@@ -64,26 +75,48 @@ def add_functions(path: str | PathLike) -> int:
     functions: dict[tuple[str, str], Any] = {}
     for node in nodes:
         values = {attribute.name: attribute.i for attribute in node.attribute}
+        if lacking := [name for name in Sizes._fields if name not in values]:
+            raise ValueError(f'{path}: {node.op_type} {node.name!r} lacks the attribute {lacking[0]}')
         sizes = Sizes(*(values[name] for name in Sizes._fields))
         node.overload = 'k{}_g{}_s{}{}'.format(*sizes[:3], '_down' * sizes.down)
         key = node.op_type, node.overload
         functions[key] = functions.get(key) or _function(*key, sizes, opset)
     del model.functions[:]
-    model.functions.extend(functions.values())
+    model.functions.extend([*others, *functions.values()])
     model.ir_version = max(model.ir_version, OVERLOADS)
-    onnx.save(model, path)
+    with tempfile.TemporaryDirectory(prefix='.onnx-', dir=Path(path).parent) as folder:
+        part = Path(folder, Path(path).name)  # its ending decides about the format
+        onnx.save(model, part)
+        os.replace(part, path)
     return len(nodes)
+
+
+def _inner_nodes(nodes: Iterable[Any], functions: Iterable[Any] = ()) -> Iterator[Any]:
+    """The nodes of functions, and of the graphs that nodes have as attributes."""
+    for function in functions:
+        yield from function.node
+        yield from _inner_nodes(function.node)
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.node
+                yield from _inner_nodes(graph.node)
 
 
 def check_file(path: str | PathLike) -> Any:
     """Read an ONNX file; returns the ``onnx.ModelProto``.
 
     Raises:
-        ValueError: the file holds nodes of another version of the domain, or operators that it does not have.
+        ValueError: it is no ONNX file, or holds nodes of another version of the domain, or operators that the
+            domain does not have.
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
-    model = onnx.load(path)
+    try:
+        model = onnx.load(path)
+    except DecodeError as error:
+        raise ValueError(f'{path}: not an ONNX file') from error
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get(DOMAIN, VERSION) != VERSION:
         raise ValueError(

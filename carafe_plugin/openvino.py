@@ -47,20 +47,28 @@ def read_model(core: 'openvino.Core', path: str | os.PathLike[str]) -> 'openvino
 
     Args:
         core: an ``openvino.Core``.
-        path: an ONNX file. Others that have no node of this package are read as by ``core.read_model``.
+        path: an ONNX file, ``.onnx``. Files of other endings are read as by ``core.read_model``.
 
     Raises:
-        ValueError: the file's operators have another version than this release knows.
+        ValueError: it is no ONNX file; its operators have another version than this release knows; or they
+            have no functions, where no extension is built.
         FileNotFoundError: the file is not there.
     """
     import onnx.inliner
 
+    if Path(path).suffix != '.onnx':
+        return core.read_model(path)
     structure = check_file(path)
     if any(opset.domain == DOMAIN for opset in structure.opset_import):
         try:
             core.add_extension(extension_path())
         except FileNotFoundError as error:
-            warnings.warn(f'standard operators serve: {error}', RuntimeWarning, stacklevel=2)
             model = onnx.inliner.inline_local_functions(structure)
+            if any(node.domain == DOMAIN for node in model.graph.node):
+                raise ValueError(
+                    f'{path}: nodes of {DOMAIN} have no functions, which onnx_domain.add_functions gives it, '
+                    f'and {error}'
+                ) from error
+            warnings.warn(f'standard operators serve: {error}', RuntimeWarning, stacklevel=2)
             return core.read_model(model.SerializeToString(), b'')
     return core.read_model(path)

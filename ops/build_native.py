@@ -62,6 +62,8 @@ def native_build() -> dict:
     """Keyword arguments for ``setuptools.setup``."""
     reason = _why_not()
     if reason:
+        if os.environ.get('CARAFE_OPENVINO') == '1':
+            raise RuntimeError(f'CARAFE_OPENVINO=1 needs the native library: {reason}')
         _say(f'no native library: {reason}', 'cpu')
         return {}
     version = _torch_version()

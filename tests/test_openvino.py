@@ -237,6 +237,7 @@ FEATURES, LOGITS = (1, 6, 3, 4), (1, 100, 3, 4)
         (dict(kernel_size=0), 'kernel_size must be at least 1, got 0'),
         (dict(kernel_size=1025), 'kernel_size and scale_factor must be at most 1023, got 1025 and 2'),
         (dict(group_size=-1), 'group_size must be at least 1, got -1'),
+        (dict(group_size=2**20 + 1), 'group_size must be at most 1048576, got 1048577'),
         (dict(scale_factor=0), 'scale_factor must be at least 1, got 0'),
         (dict(down=2), 'down must be 0 or 1, got 2'),
         (dict(down=None), 'attribute "down" is not set'),
@@ -294,10 +295,23 @@ def test_without_the_extension_functions_take_the_place_of_nodes(tmp_path, monke
     assert np.array_equal(ov.compile_model(model, 'CPU')(x)[0], -x)
 
 
-def test_read_model_refuses_another_version(tmp_path):
-    (tmp_path / 'model.onnx').write_bytes(operator_file('reassemble', version=2))
+def test_read_model_refuses_what_it_cannot_read(tmp_path, monkeypatch):
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(operator_file('reassemble', version=2))
     with pytest.raises(ValueError, match=r'model\.onnx is for version 2 .* must be version 1'):
-        read_model(ov.Core(), tmp_path / 'model.onnx')
+        read_model(ov.Core(), path)
+    path.write_text('no model at all')
+    with pytest.raises(ValueError, match=r'model\.onnx: not an ONNX file'):
+        read_model(ov.Core(), path)
+    path.write_bytes(operator_file('reassemble'))
+    monkeypatch.setenv('CARAFE_LIBRARY_DIR', str(tmp_path))
+    with pytest.raises(ValueError, match=r'have no functions, .*add_functions .*, and no extension'):
+        read_model(ov.Core(), path)
+
+
+def test_read_model_hands_on_other_formats(core, tmp_path):
+    ov.save_model(core.read_model(operator_file('reassemble'), b''), tmp_path / 'model.xml')
+    assert 'reassemble' in {op.get_type_name() for op in read_model(core, tmp_path / 'model.xml').get_ops()}
 
 
 def test_why_there_is_no_extension(tmp_path, monkeypatch):

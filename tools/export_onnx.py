@@ -21,6 +21,8 @@ from pathlib import Path
 
 from carafe_tools.options import DictAction
 
+PICTURES = ('.jpg', '.jpeg', '.png')
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -67,6 +69,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--whole takes --exporter torchscript alone')
     if (args.images or args.picture) and not args.whole:
         parser.error('--images and --picture are for --whole')
+    if min(args.size) < 1:
+        parser.error('--size must be at least 1, got {} {}'.format(*args.size))
+    if args.picture and args.picture.suffix.lower() not in PICTURES:
+        parser.error(f'--picture must end in {", ".join(PICTURES)}, got {args.picture}')
     args.exporter = args.exporter or 'dynamo'
     args.out = args.out or Path(f'{Path(args.config).stem}.onnx')
     if args.out.suffix != '.onnx':
@@ -85,7 +91,7 @@ import carafe_tools  # noqa: F401  (a checkout finds its package by it)
 from carafe_plugin.runtime.errors import UserError
 from carafe_tools.command import run_command
 from carafe_tools.launch import read_config
-from carafe_tools.onnx_files import operators_as_nodes
+from carafe_tools.onnx_files import draft, operators_as_nodes
 from carafe_tools.preflight import build_model
 from carafe_tools.weights import check_weights, read_weights
 
@@ -204,7 +210,7 @@ def export_onnx(argv: Sequence[str] | None) -> None:
         return
     model, divisor = load_model(args)
     height, width = args.size
-    if height < 1 or width < 1 or height % divisor or width % divisor:
+    if height % divisor or width % divisor:
         raise UserError(f'--size must be multiples of {divisor} for this model, got {height} {width}')
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, height, width, generator=generator)
@@ -215,11 +221,12 @@ def export_onnx(argv: Sequence[str] | None) -> None:
     # The exporters talk to their own developers.
     warnings.simplefilter('ignore')
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    with operators_as_nodes(args.out, args.domain_ops):
-        export(model, images, len(maps), args.exporter, args.out)
-    print(f'exported in {time.monotonic() - start:.0f} s, checking in onnxruntime', flush=True)
-    other = torch.randn(1, 3, height + divisor, width + 2 * divisor, generator=generator)
-    difference = compare(model, other, args.out)
+    with draft(args.out) as file:
+        with operators_as_nodes(file, args.domain_ops):
+            export(model, images, len(maps), args.exporter, file)
+        print(f'exported in {time.monotonic() - start:.0f} s, checking in onnxruntime', flush=True)
+        other = torch.randn(1, 3, height + divisor, width + 2 * divisor, generator=generator)
+        difference = compare(model, other, file)
     size = f'{other.shape[2]} x {other.shape[3]}'
     print(f'largest difference from PyTorch at {size}: {difference:.1e} of the largest value')
     print(f'{args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)')

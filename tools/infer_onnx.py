@@ -47,6 +47,8 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             at, shift = at + 1, shift + 7
             if byte < 128:
                 return value, at
+            if shift > 63:
+                raise ValueError('no number of 64 bits')
 
     at = 0
     try:
@@ -78,19 +80,23 @@ def read_header(path: Path) -> tuple[dict, dict[str, int]]:
         for number, value in fields(memoryview(path.read_bytes())):
             if number == 8:  # opset_import
                 opset = dict(fields(value))
-                domains[bytes(opset.get(1, b'')).decode()] = opset.get(2, 0)
+                domains[str(opset.get(1, b''), 'utf-8')] = opset.get(2, 0)
             elif number == 14:  # metadata_props
                 pair = dict(fields(value))
-                texts[bytes(pair[1]).decode()] = bytes(pair[2]).decode()
+                texts[str(pair[1], 'utf-8')] = str(pair[2], 'utf-8')
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path}: not an ONNX file') from error
     if not domains:
         raise UserError(f'{path}: not an ONNX file')
     if KEY not in texts:
         raise UserError(f'{path}: not a whole model, which tools/export_onnx.py --whole writes')
-    meta = json.loads(texts[KEY])
-    if meta['format'] != FORMAT:
-        raise UserError(f'{path} has format {meta["format"]} of a whole model, this script reads {FORMAT}')
+    try:
+        meta = json.loads(texts[KEY])
+        version = meta['format']
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: its metadata {KEY} are no description of a whole model') from error
+    if version != FORMAT:
+        raise UserError(f'{path} has format {version} of a whole model, this script reads {FORMAT}')
     if domains.get(KEY, DOMAIN_VERSION) != DOMAIN_VERSION:
         raise UserError(
             f'{path} needs version {domains[KEY]} of the operators of {KEY}, '
@@ -209,7 +215,8 @@ def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: f
     """Where probabilities (h, w) inside a box, bilinear between, reach a threshold: bool (H, W)."""
     weights, region = [], []
     for side, count, first, last in zip(mask.shape, size, box[[1, 0]], box[[3, 2]], strict=True):
-        begin, end = max(0, int(np.floor(first)) - 1), min(count, int(np.ceil(last)) + 1)
+        begin = max(0, int(np.floor(first)) - 1)
+        end = max(begin, min(count, int(np.ceil(last)) + 1))
         extent = max(last - first, np.float32(1e-6))
         places = (np.arange(begin, end, dtype=np.float32) + 0.5 - first) / extent * side - 0.5
         weights.append((1 - np.abs(places[:, None] - np.arange(side, dtype=np.float32))).clip(min=0))
@@ -282,7 +289,10 @@ def infer(argv: list[str] | None) -> None:
     start = clock()
     run = load(args.model, args.runtime, args.extension)
     print(f'{args.model} loaded by {args.runtime} in {clock() - start:.1f} s', flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out {args.out}: cannot be made a folder: {error.strerror}') from error
     for path, file in zip(args.images, files, strict=True):
         times = [clock()]
         image = read_image(path)
@@ -296,7 +306,8 @@ def infer(argv: list[str] | None) -> None:
             raise UserError(f'{args.model} does not run on {path} at {size}: {error}') from error
         times.append(clock())
         found = restore(outputs, meta, image.shape[:2], factors)
-        cv2.imwrite(str(file), draw(image, found, meta, args.score_thr))
+        if not cv2.imwrite(str(file), draw(image, found, meta, args.score_thr)):
+            raise UserError(f'{file}: cannot be written')
         times.append(clock())
         spent = (
             f'{name} {1000 * (b - a):.0f} ms' for name, a, b in zip(STAGES, times, times[1:], strict=False)

@@ -19,7 +19,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--images', type=int, default=48, help='to take the ranges from; default: %(default)s'
     )
     parser.add_argument('--out', type=Path, default=Path('int8.onnx'), metavar='FILE.onnx')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.images < 1:
+        parser.error(f'--images must be at least 1, got {args.images}')
+    return args
 
 
 if __name__ == '__main__':
@@ -64,6 +67,8 @@ def run_int8(argv: Sequence[str] | None) -> None:
         from carafe_tools.int8 import quantise
     except ImportError as error:
         raise UserError('torchao is missing: pip install torchao') from error
+    if not args.out.parent.is_dir():
+        raise UserError(f'--out {args.out}: there is no folder {args.out.parent}')
     latest = args.work_dir / 'last_checkpoint'
     if not latest.is_file():
         raise UserError(f'{latest}: no such file; make demo-seg first')

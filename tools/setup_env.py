@@ -308,7 +308,7 @@ def require_native() -> None:
     import build_cuda
 
     os.environ.setdefault('CARAFE_NATIVE', '1')
-    os.environ.setdefault('CARAFE_OPENVINO', '1')
+    os.environ.setdefault('CARAFE_OPENVINO', os.environ['CARAFE_NATIVE'])
     if build_cuda.nvcc() is not None:
         os.environ.setdefault('CARAFE_CUDA', '1')
         if ask('import torch; print(torch.version.cuda)').strip() == 'None':

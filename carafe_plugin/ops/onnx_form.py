@@ -12,22 +12,39 @@ P counts the tiles of every image and group, T is their side, s*s the output pix
 ``down``). Reshapes leave only the first size open, so that a batch may be empty.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import onnx_nodes, reference
+from . import _native, onnx_nodes, reference
 from .reference import accumulation_dtype
 
 TILE = 4  # in pixels of the coarser map, or with ``down`` of the output
 
+# How many onnx_operators() are open.
+_open = 0
+
+
+@contextlib.contextmanager
+def onnx_operators() -> Iterator[None]:
+    """Run this form in the block: for a graph that is traced there, and goes to ONNX later."""
+    global _open
+    _open += 1
+    try:
+        with _native.plain_operators():
+            yield
+    finally:
+        _open -= 1
+
 
 def plain_form() -> ModuleType:
     """Whose functions serve where nothing native does: while an ONNX graph is made, this module's."""
-    if not torch.onnx.is_in_onnx_export():
+    if not (_open or torch.onnx.is_in_onnx_export()):
         return reference
     return onnx_nodes if onnx_nodes.are_wanted() else sys.modules[__name__]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole segmentor as a function of images, in a form that ONNX takes at any size."""
 
+import copy
 from typing import Any
 
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class _AdaptivePool(nn.Module):
 class Logits(nn.Module):
     """Normalised images (N, 3, H, W) to the decode head's logits (N, classes, H/4, W/4), ready for export.
 
-    Changes ``model``: its adaptive poolings are exported as matrix products, equal but for rounding.
+    Adaptive poolings are exported as matrix products, equal but for rounding.
 
     Args:
         model: a segmentor of MMSegmentation, such as ``mmseg.apis.init_model`` gives.
@@ -34,6 +35,7 @@ class Logits(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        model = copy.deepcopy(model)
         for module in list(model.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.AdaptiveAvgPool2d):
@@ -48,7 +50,7 @@ class LabelMap(nn.Module):
     """RGB images (N, 3, H, W) of 0..255, float, to classes of pixels (N, H, W) of int64, ready for export.
 
     Normalisation, padding and the enlarging of the logits are inside. ``torch.onnx.export`` takes it with
-    ``dynamo=False``. Changes ``model`` as :class:`Logits` does.
+    ``dynamo=False``.
 
     Args:
         model: an ``EncoderDecoder`` of MMSegmentation whose images are seen whole, not in windows.

@@ -118,6 +118,8 @@ void Operator::check_attributes() const {
   NODE_VALIDATION_CHECK(
       this, kernel_size_ <= 1023 && scale_factor_ <= 1023,
       "kernel_size and scale_factor must be at most 1023, got ", kernel_size_, " and ", scale_factor_);
+  NODE_VALIDATION_CHECK(
+      this, group_size_ <= 1 << 20, "group_size must be at most 1048576, got ", group_size_);
   NODE_VALIDATION_CHECK(this, down_ == 0 || down_ == 1, "down must be 0 or 1, got ", down_);
 }
 

@@ -50,7 +50,8 @@ def to_onnx(model, inputs, path, dynamo=False, **options):
 @pytest.mark.parametrize('k, groups, s', [(5, 1, 2), (3, 2, 3)])
 def test_operator_in_onnxruntime(name, k, groups, s, tmp_path):
     model = Operator(name, k, groups, s).eval()
-    inputs = [operator_inputs(name, n, 4 * groups, h, w, k, groups, s) for n, h, w in ((2, 6, 7), (1, 9, 5))]
+    sizes = (2, 6, 7), (1, 9, 5), (0, 4, 6)
+    inputs = [operator_inputs(name, n, 4 * groups, h, w, k, groups, s) for n, h, w in sizes]
     proto, [node] = to_onnx(model, inputs[0], tmp_path / 'model.onnx')
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     assert attributes == dict(
@@ -116,3 +117,51 @@ def test_files_that_do_not_serve(tmp_path):
     said = re.escape(f'{path} is for version 2 of the domain carafe_plugin, must be version 1')
     with pytest.raises(ValueError, match=said):
         onnx_domain.check_file(path)
+
+
+def test_functions_of_others_stay(tmp_path):
+    path = tmp_path / 'model.onnx'
+    inputs = operator_inputs('carafe_softmax', 1, 4, 5, 6, 3, 1, 2)
+    proto, _ = to_onnx(Operator('carafe_softmax', 3, 1, 2).eval(), inputs, path)
+    opset = onnx.helper.make_opsetid('', 17)
+    negate = onnx.helper.make_node('Neg', ['x'], ['y'])
+    proto.functions.append(onnx.helper.make_function('other', 'Negate', ['x'], ['y'], [negate], [opset]))
+    onnx.save(proto, path)
+    onnx_domain.add_functions(path)
+    assert sorted(f.domain for f in onnx.load(path).functions) == ['carafe_plugin', 'other']
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    'place, message',
+    [
+        ('If', 'is inside a function, an If or a Loop'),
+        ('function', 'is inside a function'),
+        ('graph', "reassemble '' lacks the attribute kernel_size"),
+    ],
+)
+def test_nodes_that_get_no_function(place, message, tmp_path):
+    """A file that would be left half done is refused, and stays as it is."""
+    path = tmp_path / 'model.onnx'
+    helper = onnx.helper
+    value = helper.make_tensor_value_info('x', 1, [None] * 4)
+    result = helper.make_tensor_value_info('y', 1, [None] * 4)
+    ours = helper.make_node('reassemble', ['x', 'x'], ['y'], domain='carafe_plugin')
+    nodes, functions = [ours], []
+    opsets = [helper.make_opsetid('', 17), helper.make_opsetid('carafe_plugin', 1)]
+
+    def branch(node):
+        bodies = {key: helper.make_graph([node], key, [], [result]) for key in ('then_branch', 'else_branch')}
+        return helper.make_node('If', ['yes'], ['y'], **bodies)
+
+    if place == 'If':
+        nodes = [branch(branch(ours))]
+    elif place == 'function':
+        functions = [helper.make_function('other', 'Around', ['x'], ['y'], [ours], opsets)]
+        nodes = [helper.make_node('Around', ['x'], ['y'], domain='other')]
+    graph = helper.make_graph(nodes, 'graph', [value], [result])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=functions), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        onnx_domain.add_functions(path)
+    assert path.read_bytes() == before

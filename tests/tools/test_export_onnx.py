@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from carafe_tools import onnx_files
 from carafe_tools.preflight import build_model
 from tests.runtime.helpers import load_tool, write_coco, write_detector_config
 
@@ -113,6 +114,30 @@ def test_mistakes_in_one_line(setting, monkeypatch, capsys, argv, message):
     assert stop.value.code == 1
     assert re.fullmatch(rf'error: [^\n]*{message}[^\n]*\n', capsys.readouterr().err)
     assert sorted(setting.iterdir()) == before
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_failure_leaves_what_was_there(setting, tmp_path, monkeypatch, capsys):
+    """A file that differs from PyTorch does not get the good name."""
+    out = tmp_path / 'model.onnx'
+    out.write_text('from before')
+    monkeypatch.setattr(tool, 'TOLERANCE', 0.0)
+    argv = '--random-weights', '--out', out, '--size', 64, 64, '--exporter', 'torchscript'
+    with pytest.raises(SystemExit):
+        export(setting / 'segmentor.py', *argv)
+    assert f'error: {out} differs from PyTorch' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [out] and out.read_text() == 'from before'
+
+
+def test_weights_beside_the_file_move_along(tmp_path):
+    """As the newer exporter writes models of more than 2 GB."""
+    with onnx_files.draft(tmp_path / 'model.onnx') as file:
+        for name in ('model.onnx', 'model.onnx.data'):
+            file.with_name(name).write_text(name)
+        assert not any(path.is_file() for path in tmp_path.iterdir())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        name: name for name in ('model.onnx', 'model.onnx.data')
+    }
 
 
 def test_missing_extra_and_missing_checkpoint(setting, monkeypatch, capsys):

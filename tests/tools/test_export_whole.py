@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from carafe_plugin.openvino import extension_path
+from carafe_tools import whole
 from carafe_tools.preflight import build_model
 from carafe_tools.whole_check import match
 from tests.runtime.helpers import ROOT, load_tool, write_coco, write_detector_config
@@ -301,70 +302,6 @@ def test_infer_stands_alone(case, folder, tmp_path, kind):
     assert np.abs(cv2.resize(picture, (96, 72)).astype(int) - cv2.imread(str(folder / 'wide.png'))).max() > 50
 
 
-def write_file(path, meta=None, opset=17, domain=None):
-    """An ONNX file that gives back its input."""
-    shape = onnx.helper.make_tensor_value_info('images', 1, [1, 3, None, None])
-    node = onnx.helper.make_node('Identity', ['images'], ['labels'])
-    graph = onnx.helper.make_graph([node], 'graph', [shape], [shape])
-    opsets = [onnx.helper.make_opsetid('', opset)]
-    if domain:
-        opsets.append(onnx.helper.make_opsetid('carafe_plugin', domain))
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    if meta:
-        onnx.helper.set_model_props(model, dict(carafe_plugin=json.dumps(meta)))
-    onnx.save(model, path)
-
-
-@pytest.fixture(scope='module')
-def mistakes(folder):
-    meta = dict(format=1, task='segmentation', classes=['a'], palette=[[0, 0, 0]], pad=None)
-    meta['resize'] = dict(scale=[64, 64], keep_ratio=True)
-    write_file(folder / 'ours.onnx', meta)
-    write_file(folder / 'plain.onnx')
-    write_file(folder / 'newer.onnx', meta | dict(format=2))
-    write_file(folder / 'domain.onnx', meta, domain=2)
-    write_file(folder / 'opset.onnx', meta, opset=99)
-    (folder / 'text.png').write_text('no image')
-    (folder / 'text.onnx').write_text('no model at all')
-    (folder / 'cut.onnx').write_bytes((folder / 'ours.onnx').read_bytes()[:-9])
-    cv2.imwrite(str(folder / 'line.png'), np.zeros((1, 900, 3), np.uint8))
-    return folder
-
-
-@pytest.mark.parametrize(
-    'argv, message',
-    [
-        ('wide.png --model none.onnx', 'none.onnx: no such file'),
-        ('none.png --model ours.onnx', 'none.png: no such file'),
-        ('text.png --model ours.onnx', 'text.png: not a readable image'),
-        ('wide.png --model text.onnx', 'text.onnx: not an ONNX file'),
-        ('wide.png --model cut.onnx', 'cut.onnx: not an ONNX file'),
-        ('wide.png --model plain.onnx', 'plain.onnx: not a whole model, which .* --whole writes'),
-        ('wide.png --model newer.onnx', 'newer.onnx has format 2 of a whole model, this script reads 1'),
-        (
-            'wide.png --model domain.onnx',
-            'domain.onnx needs version 2 of the operators of carafe_plugin, .* 1',
-        ),
-        ('wide.png --model opset.onnx', r'onnxruntime \S+ refuses opset.onnx \(opset 99\): .*'),
-        ('wide.png --model ours.onnx --runtime openvino', 'openvino is missing: pip install openvino'),
-        ('line.png --model ours.onnx', 'an image of 900 x 1 pixels is too narrow for the model'),
-        ('wide.png wide.png --model ours.onnx', 'wide.png: another image is, or .*; choose another --out'),
-        ('wide.png --model ours.onnx --out .', 'wide.png: .* written to, wide.png; choose another --out'),
-        (
-            'wide.png --model ours.onnx --runtime openvino --extension none.so',
-            '--extension none.so: no such file',
-        ),
-    ],
-)
-def test_mistakes_in_one_line(mistakes, monkeypatch, capsys, argv, message):
-    monkeypatch.chdir(mistakes)
-    monkeypatch.setitem(sys.modules, 'openvino', None)
-    with pytest.raises(SystemExit) as stop:
-        infer.main(argv.split())
-    assert stop.value.code == 1
-    assert re.fullmatch(rf'error: {message}\n', capsys.readouterr().err)
-
-
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize(
     'kind, options, message',
@@ -395,6 +332,63 @@ def test_models_that_are_not_served(case, tmp_path, capsys, kind, options, messa
     assert re.search(rf'error: {message}\n', capsys.readouterr().err)
 
 
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        ('--images none.png', 'none.png: no such file'),
+        ('--picture none/x.png', '--picture none/x.png: there is no folder none'),
+        ('--picture x.tif', '--picture must end in .jpg, .jpeg, .png, got x.tif'),
+        ('--size 0 64', '--size must be at least 1, got 0 64'),
+    ],
+)
+def test_mistakes_are_told_before_the_model_is_built(case, monkeypatch, capsys, argv, message):
+    config = str(case('segmentor').config)
+    monkeypatch.setattr(whole, 'build_model', None)
+    with pytest.raises(SystemExit):
+        export.main(['--whole', config, '--random-weights', *argv.split()])
+    assert capsys.readouterr().err.endswith(f'error: {message}\n')
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('fault', ['export', 'check'])
+def test_a_failure_leaves_what_was_there(case, folder, tmp_path, monkeypatch, capsys, fault):
+    """An exporter that stops, and a file that its check refuses."""
+    file = tmp_path / 'model.onnx'
+    file.write_text('from before')
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('no symbolic') if fault == 'export' else export.UserError(f'{args[0]} differs')
+
+    monkeypatch.setattr(*((torch.onnx, 'export') if fault == 'export' else (whole, 'check')), fail)
+    with pytest.raises(SystemExit):
+        case('segmentor').export(file, '--images', folder / 'wide.png')
+    said = 'the model cannot be exported: no symbolic' if fault == 'export' else f'{file} differs'
+    assert capsys.readouterr().err == f'error: {said}\n'
+    assert list(tmp_path.iterdir()) == [file] and file.read_text() == 'from before'
+
+
+@pytest.mark.parametrize(
+    'given, expected',
+    [
+        (dict(scale=64), dict(scale=(64, 64))),
+        (dict(scale=[64, 48], scale_factor=None), dict(scale=(64, 48))),
+        (dict(scale_factor=0.5, keep_ratio=True), dict(scale_factor=0.5, keep_ratio=True)),
+        (dict(scale_factor=(0.5, 2.0)), r'scale_factor=\(0.5, 2.0\) cannot leave Python, expected a number'),
+        (dict(keep_ratio=True), 'scale_factor=None cannot leave Python'),
+    ],
+)
+def test_resize(given, expected):
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', **given)]
+    dataset = dict(type='CocoDataset', pipeline=pipeline)
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+    if isinstance(expected, str):
+        with pytest.raises(export.UserError, match=expected):
+            whole.read_geometry(cfg)
+    else:
+        assert whole.read_geometry(cfg) == [dict(type='Resize', **expected)]
+
+
 RESULT = dict(
     boxes=np.array([[10.0, 10, 30, 30], [50, 50, 60, 60]], np.float32),
     scores=np.array([0.9, 0.0505], np.float32),
@@ -413,6 +407,8 @@ RESULT = dict(
         (dict(masks=np.roll(RESULT['masks'], 1, axis=2)), 'least IoU of masks 0.905'),
         ({name: value[:1] for name, value in RESULT.items()}, None),  # 0.0505 may be an edge's doing
         ({name: value[1:] for name, value in RESULT.items()}, 'PyTorch alone finds label 1'),
+        (dict(boxes=RESULT['boxes'] * np.nan), 'boxes of the file are not all finite'),
+        (dict(scores=np.array([np.nan, 0.0505])), 'scores of the file are not all finite'),
     ],
 )
 def test_differences_are_found(change, message):

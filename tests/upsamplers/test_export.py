@@ -81,9 +81,25 @@ def test_oldest_opset(name):
             to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=15)
 
 
+def assert_openvino_equal(proto, model, *calls, path):
+    """As :func:`assert_onnx_equal`, in OpenVINO on a CPU."""
+    openvino = pytest.importorskip('openvino', reason='openvino is not installed')
+    path.write_bytes(proto.SerializeToString())
+    core = openvino.Core()
+    # One thread: many small maps are quickest so, on a busy machine too.
+    hints = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
+    run = core.compile_model(core.read_model(path), 'CPU', hints)
+    for args in calls:
+        expected = model(*args)
+        output = torch.from_numpy(run([x.numpy() for x in args])[0])
+        torch.testing.assert_close(output, expected, **within(LAYERS[torch.float32], expected))
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
 @pytest.mark.parametrize('case', CASES)
-def test_many_sizes(case):
+@torch.no_grad()
+def test_many_sizes(case, runtime, tmp_path):
     """No size at which a runtime's arithmetic decides otherwise than PyTorch's."""
     up = build(case).eval()
     for p in up.parameters():
@@ -97,7 +113,11 @@ def test_many_sizes(case):
     proto = to_onnx(model, call(6, 7), dynamo=False)
     smallest = 2 if case == 'jbu' else 1  # ONNX reflects no map that is smaller than the border
     sizes = range(1, 100) if case == 'a2u' else (*range(smallest, 32), 49, 77, 98, 101, 150, 199)
-    assert_onnx_equal(proto, model, *(call(size, 3) for size in sizes), tolerance=LAYERS[torch.float32])
+    calls = [call(size, 3) for size in sizes]
+    if runtime == 'onnxruntime':
+        assert_onnx_equal(proto, model, *calls, tolerance=LAYERS[torch.float32])
+    else:
+        assert_openvino_equal(proto, model, *calls, path=tmp_path / 'model.onnx')
 
 
 @pytest.mark.parametrize(
@@ -163,9 +183,9 @@ def test_onnx_by_dynamo(case):
 @pytest.mark.parametrize(
     'name', ['carafe', 'fade', 'sapa', pytest.param('freqfusion', marks=pytest.mark.slow)]
 )
+@torch.no_grad()
 def test_openvino(name, tmp_path):
     """Sizes that follow from one another, behind convolutions, which its optimisations look at."""
-    openvino = pytest.importorskip('openvino', reason='needs openvino')
     up = build(name).eval()
     for p in up.parameters():
         torch.nn.init.normal_(p, std=0.1)
@@ -175,11 +195,6 @@ def test_openvino(name, tmp_path):
         x = torch.randn(n, 8, height, width)
         return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
 
-    path = tmp_path / 'model.onnx'
-    path.write_bytes(to_onnx(model, call(2, 6, 7), dynamo=False).SerializeToString())
-    core = openvino.Core()
-    run = core.compile_model(core.read_model(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    for args in (call(1, 8, 12), call(2, 9, 7), call(1, 1, 2)):
-        expected = model(*args)
-        output = torch.from_numpy(run([x.numpy() for x in args])[0])
-        torch.testing.assert_close(output, expected, **within(LAYERS[torch.float32], expected))
+    proto = to_onnx(model, call(2, 6, 7), dynamo=False)
+    calls = call(1, 8, 12), call(2, 9, 7), call(1, 1, 2)
+    assert_openvino_equal(proto, model, *calls, path=tmp_path / 'model.onnx')

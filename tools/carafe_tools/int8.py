@@ -9,7 +9,7 @@ from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserve
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-import carafe_plugin
+from carafe_plugin.ops.onnx_form import onnx_operators
 
 INPUTS = QuantizationSpec(
     dtype=torch.uint8,
@@ -54,7 +54,7 @@ def quantise(module: nn.Module, images: Sequence[Tensor]) -> torch.fx.GraphModul
         images: what the ranges of values are taken from, one call each.
     """
     with torch.no_grad():
-        with carafe_plugin.plain_operators():
+        with onnx_operators():
             graph = torch.export.export(module, (images[0],)).module()
         observed = prepare_pt2e(graph, Convolutions())
         for image in images:

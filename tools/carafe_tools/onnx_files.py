@@ -2,11 +2,30 @@
 """What the two exports of ``tools/export_onnx.py`` share."""
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from carafe_plugin import onnx_domain
 from carafe_plugin.runtime.errors import UserError
+
+
+@contextlib.contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """Let a file be written and checked in a folder of its own beside ``path``, and then take its place.
+
+    A :class:`UserError` on the way names ``path``, and leaves what is there as it is.
+    """
+    with tempfile.TemporaryDirectory(prefix=f'.{path.stem}-', dir=path.parent) as folder:
+        part = Path(folder, path.name)
+        try:
+            yield part
+        except UserError as error:
+            raise UserError(str(error).replace(str(part), str(path))) from error
+        # Weights of more than 2 GB are a file beside it.
+        for file in sorted(Path(folder).iterdir(), key=part.__eq__):
+            os.replace(file, path.with_name(file.name))
 
 
 @contextlib.contextmanager

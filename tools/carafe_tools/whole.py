@@ -17,8 +17,9 @@ from carafe_plugin.runtime.config_parts import dataset_class, type_name, unwrap
 from carafe_plugin.runtime.errors import UserError
 from infer_onnx import FORMAT, KEY
 
+from .drawing import require_image
 from .launch import read_config
-from .onnx_files import operators_as_nodes
+from .onnx_files import draft, operators_as_nodes
 from .preflight import build_model
 from .weights import check_weights, read_weights
 from .whole_check import check
@@ -36,9 +37,15 @@ def export_whole(args: argparse.Namespace) -> None:
     """Build, export, describe, check; a line for each step.
 
     Raises:
-        UserError: the model is of a kind that is not served, a file cannot be read, or the check fails.
+        UserError: the model is of a kind that is not served, a file cannot be read or written, or the check
+            fails.
     """
     cfg = read_config(args.config, args.cfg_options)
+    images = images_of(cfg, args.images)
+    for path in images:
+        require_image(path)
+    if args.picture and not args.picture.parent.is_dir():
+        raise UserError(f'--picture {args.picture}: there is no folder {args.picture.parent}')
     checkpoint = None
     if args.checkpoint:
         checkpoint = read_weights(args.checkpoint, str(Path(args.checkpoint).parent))
@@ -49,12 +56,13 @@ def export_whole(args: argparse.Namespace) -> None:
         geometry = read_geometry(cfg)
         module, names, axes = whole_model(model)
         start = time.monotonic()
-        with operators_as_nodes(args.out, args.domain_ops):
-            write(module, args.size, names, axes, args.out)
-        meta = describe(cfg, model, checkpoint, geometry)
-        attach(args.out, meta)
-        print(f'{args.out}: {type(model).__name__}, exported in {time.monotonic() - start:.0f} s', flush=True)
-        check(args.out, model, meta, geometry, images_of(cfg, args.images), args.picture)
+        with draft(args.out) as file:
+            with operators_as_nodes(file, args.domain_ops):
+                write(module, args.size, names, axes, file)
+            meta = describe(cfg, model, checkpoint, geometry)
+            attach(file, meta)
+            print(f'{type(model).__name__} exported in {time.monotonic() - start:.0f} s', flush=True)
+            check(file, model, meta, geometry, images, args.picture)
     print(f'{args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)')
 
 
@@ -62,7 +70,7 @@ def read_geometry(cfg: Config) -> list[dict]:
     """The steps of the test pipeline that resize and pad.
 
     Raises:
-        UserError: there is a step that :mod:`infer_onnx` does not know.
+        UserError: there is a step that :mod:`infer_onnx` does not know, or it is used in another way.
     """
     geometry = []
     for step in next(_datasets(cfg), {}).get('pipeline') or []:
@@ -72,7 +80,7 @@ def read_geometry(cfg: Config) -> list[dict]:
                 raise UserError(
                     f'test pipeline: {name} with {", ".join(sorted(unknown))} cannot leave Python'
                 )
-            geometry.append(dict(step))
+            geometry.append(_resize_rule(step) if name == 'Resize' else dict(step))
         elif name not in WITHOUT_EFFECT or step.get('color_type', 'color') != 'color':
             raise UserError(f'test pipeline: {name} cannot leave Python, known are {", ".join(GEOMETRY)}')
     if [type_name(step) for step in geometry] not in ([], ['Resize'], ['Pad'], ['Resize', 'Pad']):
@@ -80,6 +88,19 @@ def read_geometry(cfg: Config) -> list[dict]:
     if not geometry or type_name(geometry[0]) != 'Resize':
         geometry.insert(0, dict(type='Resize', scale_factor=1.0, keep_ratio=True))
     return geometry
+
+
+def _resize_rule(step: dict) -> dict:
+    """With a ``scale`` of two sides, or else a ``scale_factor``, as the step itself takes them."""
+    rule = dict(step)
+    scale, factor = rule.pop('scale', None), rule.pop('scale_factor', None)
+    if scale:
+        return rule | dict(scale=(scale, scale) if isinstance(scale, int) else tuple(scale))
+    if not isinstance(factor, (int, float)):
+        raise UserError(
+            f'test pipeline: Resize with scale_factor={factor!r} cannot leave Python, expected a number'
+        )
+    return rule | dict(scale_factor=factor)
 
 
 def _datasets(cfg: Config):
@@ -132,7 +153,7 @@ def write(module: nn.Module, size: tuple[int, int], names: tuple[str, ...], axes
                 autograd_inlining=False,  # functions with a symbolic of their own call others of mmcv's
             )
         except (RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f'{type(module.model).__name__} cannot be exported: {error}'[:400]) from error
+            raise UserError(f'the model cannot be exported: {error}'[:400]) from error
 
 
 def describe(cfg: Config, model: nn.Module, checkpoint: dict | None, geometry: list[dict]) -> dict:
