@@ -2,6 +2,7 @@
 """The operators as OpenVINO runs them by the extension, and the files that hold them as nodes."""
 
 import importlib.metadata
+import threading
 import time
 from pathlib import Path
 
@@ -165,6 +166,7 @@ def test_threads_are_those_of_openvino(core, threads):
         used = {}
         for task in Path('/proc/self/task').iterdir():
             used[task.name] = int((task / 'schedstat').read_text().split()[0])
+        del used[str(threading.get_native_id())]  # it waits, and reads this
         return used
 
     request = compiled(core, operator_file('reassemble_softmax'), threads)
