@@ -2,7 +2,6 @@
 """The operators as OpenVINO runs them by the extension, and the files that hold them as nodes."""
 
 import importlib.metadata
-import threading
 import time
 from pathlib import Path
 
@@ -166,24 +165,27 @@ def test_threads_are_those_of_openvino(core, threads):
         used = {}
         for task in Path('/proc/self/task').iterdir():
             used[task.name] = int((task / 'schedstat').read_text().split()[0])
-        del used[str(threading.get_native_id())]  # it waits, and reads this
         return used
 
     request = compiled(core, operator_file('reassemble_softmax'), threads)
-    features, _, logits, _ = make_inputs((1, 64, 50, 84), 5, 1, 2, False, torch.float32)
+    features, _, logits, _ = make_inputs((1, 256, 100, 168), 5, 1, 2, False, torch.float32)
     infer(request, features, logits)
     before, deadline = nanoseconds(), time.monotonic() + 30
-    # A busy machine may leave the second thread no turn for a while.
-    for _ in range(10):
+    for _ in range(20):
         request.infer()
+    # A busy machine may leave the second thread no turn for a while, and none at all in a call of a millisecond.
     while threads == 2 and working(before, nanoseconds()) < 2 and time.monotonic() < deadline:
         request.infer()
     assert working(before, nanoseconds()) == threads
 
 
 def working(before, after) -> int:
-    """How many threads computed for more than a millisecond between two looks at their nanoseconds."""
-    return sum(after[name] - before.get(name, 0) > 1e6 for name in after)
+    """How many threads have a tenth or more of the time computed between two looks at their nanoseconds.
+
+    The calling thread has some in any case: it reads these numbers.
+    """
+    spent = [after[name] - before.get(name, 0) for name in after]
+    return sum(each >= sum(spent) / 10 for each in spent)
 
 
 def layer_and_file(body=None):
