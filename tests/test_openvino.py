@@ -173,7 +173,7 @@ def test_threads_are_those_of_openvino(core, threads):
     before, deadline = nanoseconds(), time.monotonic() + 30
     for _ in range(20):
         request.infer()
-    # A busy machine may leave the second thread no turn for a while, and none at all in a call of a millisecond.
+    # A busy machine may leave the second thread no turn for a while, and none at all in a short call.
     while threads == 2 and working(before, nanoseconds()) < 2 and time.monotonic() < deadline:
         request.infer()
     assert working(before, nanoseconds()) == threads
