@@ -12,8 +12,9 @@ FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 
 PYTHON ?= $(or $(shell for p in $(PY) python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && { echo $$p; break; }; done),python3)
 
-# One thread a worker: as many workers as cores keep the machine busy already.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+# One thread a worker: as many workers as cores keep the machine busy already. A worker that dies ends the run.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup \
+	--max-worker-restart 0
 
 # C++ and CUDA, which clang-format keeps in one style.
 NATIVE := $(foreach folder,ops ops/cpu ops/cuda tests/ops tests/ops/cuda_emulator,$(foreach ending,h cpp cu cuh,$(wildcard $(folder)/*.$(ending))))

@@ -207,9 +207,7 @@ class BuildNative(build_ext):
         objects = self._compile(ext.sources[0], 'host', flags)
         # They are in the process by the time that they load this one.
         libraries = [*openvino.glob('libs/libopenvino.so.*'), *openvino.glob('libs/libtbb.so.*')]
-        # A model's nodes may outlive the core that loaded them: their code has to stay.
-        stay = '-Wl,-z,nodelete'
-        self._link([*objects, *self._kernels], target, [stay, *map(str, libraries)])
+        self._link([*objects, *self._kernels], target, map(str, libraries))
 
     def _build_cuda(self, ext, target):
         import torch

@@ -7,6 +7,7 @@ tests off in silence.
 """
 
 import collections
+import ctypes
 import os
 import re
 import sys
@@ -53,6 +54,27 @@ def pytest_terminal_summary(terminalreporter, config):
     for reason, count in reasons.most_common():
         note = f'  (not in {KNOWN_SKIPS[0].name}: CI fails)' if reason in unknown else ''
         terminalreporter.line(f'{count:5}  {reason}{note}')
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (('start', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t))
+
+
+@pytest.fixture(autouse=True)
+def _signal_stack_is_put_back():
+    """OpenVINO (2026.4) gives the thread a stack for signals, and of two cores may leave one that is freed.
+
+    The next signal with a handler, such as that of a child's end, would end the process.
+    """
+    if sys.platform != 'linux':
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    yield
+    libc.sigaltstack(ctypes.byref(before), None)
 
 
 @pytest.fixture(autouse=True)

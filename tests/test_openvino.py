@@ -16,8 +16,6 @@ from tests.tolerances import LAYERS, OPERATOR, within
 
 ov = pytest.importorskip('openvino', reason='openvino is not installed')
 onnx = pytest.importorskip('onnx', reason='needs the onnx extra')
-# After them, a process that went on with a thousand other tests has died; not yet understood.
-pytestmark = pytest.mark.slow
 
 try:
     EXTENSION = extension_path()

@@ -174,7 +174,6 @@ def test_a_cell_killed_in_its_last_validation_is_evaluated(compare, tmp_path):
         (['--metrics', 'mIoU'], 'stock', r"no metric 'mIoU'; there are: coco/bbox_mAP"),
     ],
 )
-@pytest.mark.slow  # late in a long process, this ended it; not yet understood
 def test_bad_input_is_told_in_one_line(compare, capsys, tmp_path, more, upsamplers, message):
     with pytest.raises(SystemExit, match='1'):
         compare(*more, upsamplers=upsamplers)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/benchmark.py export`` measures: a CARAFE layer in PyTorch and in other runtimes."""
 
+import functools
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,27 +95,26 @@ class ExportedLayer:
         session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
         return lambda: torch.from_numpy(session.run(None, {'x': x.numpy()})[0])
 
-    @staticmethod
-    def _with_openvino(
-        path: Path, x: Tensor, threads: int, extension: str | None = None
-    ) -> Callable[[], Tensor]:
-        import openvino
-
-        core = openvino.Core()
-        if extension:
-            core.add_extension(extension)
-        options = dict(
-            INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=threads
-        )  # else bf16 where there is
+    def _with_openvino(self, path: Path, x: Tensor, threads: int) -> Callable[[], Tensor]:
+        core = self._core
+        # Without the hint, in bfloat16 where the processor has it.
+        options = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=threads)
         request = core.compile_model(core.read_model(path), 'CPU', options).create_infer_request()
         shared = dict(share_inputs=True, share_outputs=True)
         return lambda: torch.from_numpy(request.infer({'x': x.numpy()}, **shared)[0])
 
-    @classmethod
-    def _with_extension(cls, path: Path, x: Tensor, threads: int) -> Callable[[], Tensor]:
+    def _with_extension(self, path: Path, x: Tensor, threads: int) -> Callable[[], Tensor]:
         from carafe_plugin.openvino import extension_path
 
-        return cls._with_openvino(path, x, threads, extension_path())
+        self._core.add_extension(extension_path())
+        return self._with_openvino(path, x, threads)
+
+    @functools.cached_property
+    def _core(self) -> Any:
+        """One for all: of two that go in another order, OpenVINO leaves the thread a freed signal stack."""
+        import openvino
+
+        return openvino.Core()
 
 
 def measure_export(
