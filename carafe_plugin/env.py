@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m carafe_plugin.env``: which operators run here, with which instruction set, and why."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -77,12 +79,16 @@ def machine(device: str | None = None) -> str:
 
 def versions() -> str:
     """Versions of what a result depends on."""
-    found = [f'Python {platform.python_version()}', f'carafe_plugin {carafe_plugin.__version__}']
-    for package in PACKAGES:
-        try:
+    ours = f'Python {platform.python_version()}, carafe_plugin {carafe_plugin.__version__}'
+    return f'{ours}, {installed(PACKAGES)}'
+
+
+def installed(packages: Iterable[str]) -> str:
+    """Names and versions of those packages that are installed."""
+    found = []
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f'{package} {importlib.metadata.version(package)}')
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return ', '.join(found)
 
 

@@ -31,7 +31,7 @@ if __name__ == '__main__':
 
 import torch
 
-from carafe_plugin.env import machine, versions
+from carafe_plugin.env import installed, machine, versions
 from carafe_plugin.ops import _native
 from carafe_tools import bars, export_cases, models, op_cases, published, report, scaling, timing
 
@@ -229,7 +229,7 @@ def run_export(args: argparse.Namespace, argv: Sequence[str]) -> None:
     about = facts(args, argv, timing.load()) | {
         'threads': ', '.join(map(str, args.threads)),
         'shapes': ', '.join(f'{s} {"x".join(map(str, SIZES[s]))}' for s in args.sizes),
-        'runtimes': export_cases.versions(),
+        'runtimes': installed(export_cases.RUNTIMES),
         'of native': 'relative to PyTorch with the native operator and as many threads',
         'difference': 'from PyTorch, relative to the largest value',
     }

@@ -28,8 +28,8 @@ class Fused(torch.nn.Module):
         return self.upsampler.fuse(x, guide)
 
 
-def check(case, dynamo):
-    """Exported where no row is missing, run where none is, and where one is missing and one too many."""
+def model_and_call(case):
+    """The upsampler as a host runs it, with weights that matter, and what makes its arguments of a size."""
     up = build(case).eval()
     for p in up.parameters():
         torch.nn.init.normal_(p, std=0.1)
@@ -39,7 +39,12 @@ def check(case, dynamo):
         x = torch.randn(n, 8, height, width)
         return (x, torch.randn(n, 8, 2 * height - missing, 2 * width + missing)) if guided else (x,)
 
-    model = Fused(up).eval() if guided else up
+    return Fused(up).eval() if guided else up, call
+
+
+def check(case, dynamo):
+    """Exported where no row is missing, run where none is, and where one is missing and one too many."""
+    model, call = model_and_call(case)
     proto = to_onnx(model, call(2, 6, 7), dynamo)
     assert_onnx_equal(proto, model, call(3, 5, 9), call(1, 2, 4, missing=1), tolerance=LAYERS[torch.float32])
 
@@ -64,15 +69,7 @@ FLOORS = {name: 16 if name in ('dysample', 'freqfusion', 'gum', 'sapa_deform') e
 )
 def test_oldest_opset(name):
     """The floors of docs/export.md, in onnxruntime at other sizes; and no lower one where it is 16."""
-    floor, up = FLOORS[name], build(name).eval()
-    for p in up.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    model = Fused(up).eval() if up.needs_guide else up
-
-    def call(n, height, width):
-        x = torch.randn(n, 8, height, width)
-        return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
-
+    floor, (model, call) = FLOORS[name], model_and_call(name)
     proto = to_onnx(model, call(2, 6, 7), dynamo=False, opset_version=floor)
     assert proto.opset_import[0].version == floor
     assert_onnx_equal(proto, model, call(3, 5, 9), tolerance=LAYERS[torch.float32])
@@ -101,19 +98,11 @@ def assert_openvino_equal(proto, model, *calls, path):
 @torch.no_grad()
 def test_many_sizes(case, runtime, tmp_path):
     """No size at which a runtime's arithmetic decides otherwise than PyTorch's."""
-    up = build(case).eval()
-    for p in up.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    model = Fused(up).eval() if up.needs_guide else up
-
-    def call(height, width):
-        x = torch.randn(1, 8, height, width)
-        return (x, torch.randn(1, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
-
-    proto = to_onnx(model, call(6, 7), dynamo=False)
+    model, call = model_and_call(case)
+    proto = to_onnx(model, call(1, 6, 7), dynamo=False)
     smallest = 2 if case == 'jbu' else 1  # ONNX reflects no map that is smaller than the border
     sizes = range(1, 100) if case == 'a2u' else (*range(smallest, 32), 49, 77, 98, 101, 150, 199)
-    calls = [call(size, 3) for size in sizes]
+    calls = [call(1, size, 3) for size in sizes]
     if runtime == 'onnxruntime':
         assert_onnx_equal(proto, model, *calls, tolerance=LAYERS[torch.float32])
     else:
@@ -125,15 +114,7 @@ def test_many_sizes(case, runtime, tmp_path):
 )
 def test_torchscript_trace(case):
     """In the plain form a trace holds PyTorch's operators alone and serves any size."""
-    up = build(case).eval()
-    for p in up.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    model = Fused(up).eval() if up.needs_guide else up
-
-    def call(n, height, width):
-        x = torch.randn(n, 8, height, width)
-        return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
-
+    model, call = model_and_call(case)
     with carafe_plugin.plain_operators():
         traced = torch.jit.trace(model, call(2, 6, 7), check_trace=False)
     assert 'carafe_plugin::' not in str(traced.inlined_graph)
@@ -186,15 +167,7 @@ def test_onnx_by_dynamo(case):
 @torch.no_grad()
 def test_openvino(name, tmp_path):
     """Sizes that follow from one another, behind convolutions, which its optimisations look at."""
-    up = build(name).eval()
-    for p in up.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    model = Fused(up).eval() if up.needs_guide else up
-
-    def call(n, height, width):
-        x = torch.randn(n, 8, height, width)
-        return (x, torch.randn(n, 8, 2 * height, 2 * width)) if up.needs_guide else (x,)
-
+    model, call = model_and_call(name)
     proto = to_onnx(model, call(2, 6, 7), dynamo=False)
     calls = call(1, 8, 12), call(2, 9, 7), call(1, 1, 2)
     assert_openvino_equal(proto, model, *calls, path=tmp_path / 'model.onnx')

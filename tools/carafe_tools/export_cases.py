@@ -2,7 +2,6 @@
 """What ``tools/benchmark.py export`` measures: a CARAFE layer in PyTorch and in other runtimes."""
 
 import functools
-import importlib.metadata
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from .benchmark_options import SIZES
 from .timing import Timing, measure, one_line
 
 NATIVE = 'PyTorch, native operator'
-PACKAGES = ('onnxruntime', 'openvino', 'onnx')
+RUNTIMES = ('onnxruntime', 'openvino', 'onnx')
 
 
 class _Bilinear(nn.Module):
@@ -157,14 +156,3 @@ def _row(size: str, key: tuple[str, int], timing: Timing, native: Timing | None,
         of_native=round(timing.median / native.median, 2) if judged and native else None,
         difference=worst,
     )
-
-
-def versions() -> str:
-    """Of the runtimes that are installed."""
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f'{package} {importlib.metadata.version(package)}')
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ', '.join(found)
