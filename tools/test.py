@@ -36,6 +36,7 @@ if __name__ == '__main__':
     parse_args()  # --help and mistakes are answered before torch is loaded
     share_busy_cores()  # before it, too
 
+from carafe_plugin.runtime.distributed import leave_processes
 from carafe_tools import evaluation
 from carafe_tools.command import run_command
 from carafe_tools.launch import build_runner, load_config
@@ -60,6 +61,7 @@ def test(argv: Sequence[str] | None) -> None:
     check_weights(model.module if args.tta else model, checkpoint, args.checkpoint, args.config)
     check_classes(cfg, checkpoint, args.checkpoint)
     build_runner(cfg).test()
+    leave_processes()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

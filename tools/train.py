@@ -38,6 +38,7 @@ from mmengine.config import Config
 
 from carafe_plugin.runtime.checkpoint import set_resume
 from carafe_plugin.runtime.config_parts import type_name
+from carafe_plugin.runtime.distributed import leave_processes
 from carafe_plugin.runtime.errors import UserError, is_first_process
 from carafe_tools.command import run_command
 from carafe_tools.launch import build_runner, load_config
@@ -93,6 +94,7 @@ def train(argv: Sequence[str] | None) -> None:
     if is_first_process():
         print(overview(cfg, model), flush=True)
     runner.train()
+    leave_processes()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

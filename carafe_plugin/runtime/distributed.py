@@ -41,6 +41,16 @@ def start_cpu_processes(cfg: Config) -> None:
         notice('synchronised batch norm needs a GPU: each process normalises its own images')
 
 
+def leave_processes() -> None:
+    """Leave the process group, where there is one, once the work is done.
+
+    A thread of gloo's that is still there when the interpreter ends aborts the process now and then
+    (pytorch#190489), and NCCL warns.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def cpu_model_wrapper(cfg: Config) -> dict:
     """Model wrapper of ``cfg`` for the CPU; mmengine's defaults where the config names none."""
     wrapper = cfg.get('model_wrapper_cfg') or dict(

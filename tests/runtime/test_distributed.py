@@ -14,7 +14,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, DefaultScope
 from torch import nn
 
 from carafe_plugin.detection import UpsampleFPN
-from carafe_plugin.runtime.distributed import cpu_model_wrapper, start_cpu_processes
+from carafe_plugin.runtime.distributed import cpu_model_wrapper, leave_processes, start_cpu_processes
 
 from .helpers import process_context, write_detector_config
 
@@ -81,6 +81,8 @@ def _start(rank, port, target, file, config):
     )
     torch.set_num_threads(1)
     target(rank, file, config)
+    leave_processes()
+    assert not torch.distributed.is_initialized()
 
 
 def run_two(target, folder, config=None):
