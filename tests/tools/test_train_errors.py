@@ -133,6 +133,10 @@ CASES = {
         ['model.neck.init_cfg.type=Pretrained', 'model.neck.init_cfg.checkpoint=gone.pth'],
         'model.neck.init_cfg: checkpoint gone.pth does not exist',
     ),
+    'misspelt length of the run': (
+        ['train_cfg.max_epoch=1'],
+        "train_cfg: got an unexpected keyword argument 'max_epoch'; EpochBasedTrainLoop takes max_epochs, ",
+    ),
     'override that does not fit': (
         ['train_dataloader.dataset.pipeline.9.scale=3'],
         '--cfg-options does not fit the config: ',

@@ -2,6 +2,7 @@
 """What can be known before the Runner is made, which creates the work_dir first of all."""
 
 import copy
+import inspect
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import LOOPS, MODELS, DefaultScope
 from torch import nn
 
 from carafe_plugin.runtime.config_parts import type_name
@@ -23,9 +24,9 @@ from .start_files import check_weight_files
 def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
     """Find what would fail later, and say it in one line.
 
-    Checked are mixed precision without a GPU, random pictures for cached features, the data (see
-    :func:`check_data`), whether the model can be built, upsamplers included, its heads against the classes,
-    and the files it gets its first weights from.
+    Checked are mixed precision without a GPU, the arguments of the training loop, random pictures for cached
+    features, the data (see :func:`check_data`), whether the model can be built, upsamplers included, its
+    heads against the classes, and the files it gets its first weights from.
 
     Args:
         cfg: complete config; not changed.
@@ -39,6 +40,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> nn.Module:
     """
     if 'train' in splits:
         _check_amp(cfg)
+        _check_loop(cfg)
         _check_cache(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         check_data(cfg, splits)
@@ -56,6 +58,21 @@ def _check_amp(cfg: Config) -> None:
     kind = type_name(cfg.get('optim_wrapper') or {})
     if kind == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
         raise UserError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and torch finds none here')
+
+
+def _check_loop(cfg: Config) -> None:
+    """A misspelt length would end the run after its work_dir is made, in mmengine's traceback."""
+    given = cfg.get('train_cfg') or {}
+    name = type_name(given) or ('EpochBasedTrainLoop' if given.get('by_epoch') else 'IterBasedTrainLoop')
+    if (loop := LOOPS.get(name)) is None:
+        return  # a name that the Runner will complain of, or a class of the user's own
+    arguments = {key: value for key, value in given.items() if key not in ('type', 'by_epoch', '_scope_')}
+    signature = inspect.signature(loop)
+    try:
+        signature.bind(runner=None, dataloader=None, **arguments)
+    except TypeError as error:
+        known = [key for key in signature.parameters if key not in ('runner', 'dataloader')]
+        raise UserError(f'train_cfg: {error}; {name} takes {", ".join(known)}') from None
 
 
 def _check_cache(cfg: Config) -> None:
