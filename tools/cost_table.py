@@ -5,7 +5,7 @@ Without a config the table has every registered upsampler and its published vari
 map that goes in, in both conventions: FLOPs with 2 for a multiply-add (the CARAFE paper) and MACs with 1
 (most of its successors). With configs it has each of their detectors or inpainting generators, with each
 upsampler named by --types in the neck or the generator ("stock" for the stock class's own), counted on one
-image by mmengine's get_model_complexity_info, a detector with as many proposals as its config allows.
+image by mmengine's FlopAnalyzer, a detector with as many proposals as its config allows.
 Weights are random and nothing is read but the configs.
 """
 
