@@ -19,6 +19,7 @@ from carafe_plugin.upsamplers import UPSAMPLERS
 _LOG_FILE_ALONE = (
     '\n' + '-' * 60 + '\nSystem environment:',
     'Config:\n',
+    'Exp name: ',
     'Hooks will be executed in the following order:',
     'Distributed training is not used, all SyncBatchNorm',
     'The prefix is not set in metric class',
