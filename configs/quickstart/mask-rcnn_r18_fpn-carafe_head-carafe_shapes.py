@@ -41,7 +41,7 @@ model = dict(
     roi_head=dict(
         # Boxes from finer maps than their size calls for, masks from finer ones still: outlines count here.
         bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=64, featmap_strides=[4, 8, 16, 32], finest_scale=56
+            roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16, 32], finest_scale=56
         ),
         bbox_head=dict(
             type='ConvFCBBoxHead',
@@ -55,7 +55,7 @@ model = dict(
             norm_cfg=dict(type='GN', num_groups=8),
         ),
         mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2),
+            roi_layer=dict(sampling_ratio=1),
             out_channels=64,
             featmap_strides=[4, 8, 16, 32],
             finest_scale=112,
@@ -75,7 +75,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=200, max_per_img=200),
-        rcnn=dict(sampler=dict(num=48, pos_fraction=0.33)),
+        rcnn=dict(sampler=dict(num=36, pos_fraction=0.33)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=50)),
 )
