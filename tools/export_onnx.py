@@ -52,6 +52,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--picture', type=Path, help="with --whole: where to draw PyTorch's results beside the file's"
     )
     parser.add_argument(
+        '--no-check', action='store_true', help='with --whole: write the file without comparing it to PyTorch'
+    )
+    parser.add_argument(
         '--exporter',
         choices=['dynamo', 'torchscript'],
         help='torchscript is the older one, quicker and less thorough; default: dynamo',
@@ -67,8 +70,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('give a checkpoint or --random-weights')
     if args.whole and args.exporter == 'dynamo':
         parser.error('--whole takes --exporter torchscript alone')
-    if (args.images or args.picture) and not args.whole:
-        parser.error('--images and --picture are for --whole')
+    if (args.images or args.picture or args.no_check) and not args.whole:
+        parser.error('--images, --picture and --no-check are for --whole')
+    if (args.images or args.picture) and args.no_check:
+        parser.error('--images and --picture are for the check that --no-check leaves out')
     if min(args.size) < 1:
         parser.error('--size must be at least 1, got {} {}'.format(*args.size))
     if args.picture and args.picture.suffix.lower() not in PICTURES:

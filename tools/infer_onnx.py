@@ -25,6 +25,7 @@ FORMAT = 1  # of the metadata
 DOMAIN_VERSION = 1
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SIDE = 480  # smaller images are drawn enlarged to about this
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')  # of images in a folder
 STAGES = ('read', 'resize', 'run', 'draw')
 
 
@@ -262,12 +263,27 @@ def enlarged(layer: np.ndarray, factor: int) -> np.ndarray:  # (H, W) -> (factor
     return layer.repeat(factor, 0).repeat(factor, 1)
 
 
+def images_in(given: list[Path]) -> list[Path]:
+    """The images themselves, and those in the folders.
+
+    Raises:
+        UserError: there is none in a folder.
+    """
+    paths = []
+    for path in given:
+        inside = sorted(p for p in path.glob('*') if p.is_file() and p.suffix.lower() in SUFFIXES)
+        if path.is_dir() and not inside:
+            raise UserError(f'{path}: there is no image in this folder ({", ".join(SUFFIXES)})')
+        paths += inside if path.is_dir() else [path]
+    return paths
+
+
 def infer(argv: list[str] | None) -> None:
     """Draw all images, a line for each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE')
+    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='or a folder of them')
     parser.add_argument('--model', required=True, type=Path, metavar='FILE.onnx')
     parser.add_argument('--runtime', choices=['onnxruntime', 'openvino'], default='onnxruntime')
     parser.add_argument(
@@ -280,8 +296,9 @@ def infer(argv: list[str] | None) -> None:
         parser.error('--extension is for --runtime openvino')
     if args.extension and not args.extension.is_file():
         raise UserError(f'--extension {args.extension}: no such file')
-    files = [args.out / f'{path.stem}.png' for path in args.images]
-    for path, file in zip(args.images, files, strict=True):
+    paths = images_in(args.images)
+    files = [args.out / f'{path.stem}.png' for path in paths]
+    for path, file in zip(paths, files, strict=True):
         if files.count(file) > 1 or file.resolve() == path.resolve():
             raise UserError(f'{path}: another image is, or would be written to, {file}; choose another --out')
     meta, _ = read_header(args.model)
@@ -293,7 +310,7 @@ def infer(argv: list[str] | None) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--out {args.out}: cannot be made a folder: {error.strerror}') from error
-    for path, file in zip(args.images, files, strict=True):
+    for path, file in zip(paths, files, strict=True):
         times = [clock()]
         image = read_image(path)
         times.append(clock())

@@ -37,6 +37,7 @@ if __name__ == '__main__':
     share_busy_cores()  # before it, too
 
 from carafe_plugin.runtime.distributed import leave_processes
+from carafe_plugin.runtime.errors import is_first_process
 from carafe_tools import evaluation
 from carafe_tools.command import run_command
 from carafe_tools.launch import build_runner, load_config
@@ -62,6 +63,8 @@ def test(argv: Sequence[str] | None) -> None:
     check_classes(cfg, checkpoint, args.checkpoint)
     build_runner(cfg).test()
     leave_processes()
+    if args.show_dir and is_first_process():
+        print(f'ground truth beside prediction -> {args.show_dir}')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@
 import argparse
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 from carafe_tools.options import add_common_arguments
 from carafe_tools.threads import share_busy_cores
@@ -39,7 +40,7 @@ from mmengine.config import Config
 from carafe_plugin.runtime.checkpoint import set_resume
 from carafe_plugin.runtime.config_parts import type_name
 from carafe_plugin.runtime.distributed import leave_processes
-from carafe_plugin.runtime.errors import UserError, is_first_process
+from carafe_plugin.runtime.errors import UserError, is_first_process, notice
 from carafe_tools.command import run_command
 from carafe_tools.launch import build_runner, load_config
 from carafe_tools.preflight import check_config
@@ -78,6 +79,15 @@ def add_hooks(cfg: Config) -> None:
         cfg.custom_imports = dict(imports, imports=[*names, 'carafe_plugin.runtime'])
 
 
+def tell_of_earlier_run(cfg: Config) -> None:
+    checkpoints = sorted(path.name for path in Path(cfg.work_dir).glob('*.pth'))
+    if checkpoints and not cfg.resume:
+        notice(
+            f'{cfg.work_dir} holds {", ".join(checkpoints[-2:])} of an earlier run, which this one writes '
+            'over; --resume goes on with that run, another --work-dir keeps both'
+        )
+
+
 def train(argv: Sequence[str] | None) -> None:
     args = parse_args(argv)
     cfg = load_config(args)
@@ -90,6 +100,7 @@ def train(argv: Sequence[str] | None) -> None:
     set_resume(cfg, args.resume)
     model = check_config(cfg, ('train', 'val'))
     check_start(cfg, model)
+    tell_of_earlier_run(cfg)
     runner = build_runner(cfg, asked_for)
     if is_first_process():
         print(overview(cfg, model), flush=True)

@@ -286,14 +286,17 @@ def test_nothing_found(case, folder, tmp_path, kind, field, runtime):
 @pytest.mark.parametrize('kind', ['mask_rcnn', 'segmentor'])
 def test_infer_stands_alone(case, folder, tmp_path, kind):
     """A copy of the script draws where neither PyTorch nor OpenMMLab nor this package can be imported."""
+    (tmp_path / 'photos').mkdir()
+    shutil.copy(folder / 'black.png', tmp_path / 'photos')
     shutil.copy(ROOT / 'tools' / 'infer_onnx.py', tmp_path)
     block = 'torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg', 'onnx', 'PIL', 'carafe_plugin', 'carafe_tools'
     code = f'import sys, runpy; sys.modules.update(dict.fromkeys({block})); sys.argv[0] = "infer_onnx.py"; '
     code += 'runpy.run_path("infer_onnx.py", run_name="__main__")'
-    command = [sys.executable, '-c', code, folder / 'wide.png', folder / 'black.png']
+    command = [sys.executable, '-c', code, folder / 'wide.png', 'photos']
     command += ['--model', case(kind).file, '--score-thr', '0']
     done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
     for line in done.stdout.splitlines()[1:]:
         assert re.fullmatch(r'pictures/\w+.png: read \d+ ms, resize \d+ ms, run \d+ ms, draw \d+ ms', line)
     picture = cv2.imread(str(tmp_path / 'pictures' / 'wide.png'))
@@ -347,6 +350,33 @@ def test_mistakes_are_told_before_the_model_is_built(case, monkeypatch, capsys, 
     with pytest.raises(SystemExit):
         export.main(['--whole', config, '--random-weights', *argv.split()])
     assert capsys.readouterr().err.endswith(f'error: {message}\n')
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_without_the_check(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, 'check', None)
+    case('segmentor').export(tmp_path / 'model.onnx', '--no-check')
+    assert infer.read_header(tmp_path / 'model.onnx')[0]['task'] == 'segmentation'
+
+
+def test_images_of_the_test_data(tmp_path):
+    """Those that the annotations name, in folders of their own and beside others; none where nothing is."""
+    data = write_coco(tmp_path / 'data')
+    content = json.loads((data / 'instances.json').read_text())
+    (data / 'images' / 'a b').mkdir()
+    for image in content['images'][2:]:
+        name = image['file_name']
+        image['file_name'] = f'a b/{name}'
+        (data / 'images' / name).rename(data / 'images' / 'a b' / name)
+    (data / 'test.json').write_text(json.dumps(dict(content, images=content['images'][2:], annotations=[])))
+    cfg = Config.fromfile(write_detector_config(tmp_path / 'config.py', data))
+    cfg.test_dataloader.dataset.ann_file = 'test.json'
+    assert whole.images_of(cfg, None) == [data / 'images' / 'a b' / f'{index}.png' for index in (2, 3)]
+    cfg.test_dataloader.dataset.data_prefix.img = 'elsewhere'
+    assert whole.images_of(cfg, None) == []
+    cfg.test_dataloader.dataset.ann_file = 'gone.json'
+    assert whole.images_of(cfg, None) == []
+    assert whole.images_of(cfg, [tmp_path / 'x.png']) == [tmp_path / 'x.png']
 
 
 @pytest.mark.filterwarnings('ignore')

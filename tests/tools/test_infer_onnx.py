@@ -61,6 +61,7 @@ def mistakes(tmp_path_factory):
     [
         ('wide.png --model none.onnx', 'none.onnx: no such file'),
         ('none.png --model ours.onnx', 'none.png: no such file'),
+        ('taken --model ours.onnx', r'taken: there is no image in this folder \(.jpg, .*\)'),
         ('text.png --model ours.onnx', 'text.png: not a readable image'),
         ('wide.png --model text.onnx', 'text.onnx: not an ONNX file'),
         ('wide.png --model cut.onnx', 'cut.onnx: not an ONNX file'),

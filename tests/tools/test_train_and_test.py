@@ -53,6 +53,16 @@ def test_terminal_fits_a_screen_and_the_log_file_has_all(run):
     assert line in kept
 
 
+def test_a_run_that_cannot_be_built_leaves_the_earlier_ones_config(run, tmp_path):
+    copy = run / 'work' / 'config.py'
+    before = copy.read_text()
+    argv = [run / 'config.py', '--work-dir', run / 'work', '--cfg-options', 'optim_wrapper.optimizer.type=No']
+    assert run_tool('train', argv, tmp_path / 'log') != 0
+    assert copy.read_text() == before
+    log = (tmp_path / 'log').read_text()
+    assert f'note: {run / "work"} holds epoch_1.pth of an earlier run, which this one writes over' in log
+
+
 def test_predictions_are_dumped_and_drawn(run, tmp_path):
     argv = [run / 'config.py', run / 'work' / 'epoch_1.pth', '--work-dir', tmp_path / 'work']
     argv += ['--out', tmp_path / 'out' / 'all.pkl', '--show-dir', tmp_path / 'drawn']

@@ -133,9 +133,17 @@ CASES = {
         ['model.neck.init_cfg.type=Pretrained', 'model.neck.init_cfg.checkpoint=gone.pth'],
         'model.neck.init_cfg: checkpoint gone.pth does not exist',
     ),
-    'misspelt length of the run': (
-        ['train_cfg.max_epoch=1'],
-        "train_cfg: got an unexpected keyword argument 'max_epoch'; EpochBasedTrainLoop takes max_epochs, ",
+    'length of the run by another name': (
+        ['train_cfg.epochs=1'],
+        "train_cfg: got an unexpected keyword argument 'epochs'; EpochBasedTrainLoop takes max_epochs, ",
+    ),
+    'misspelt option': (
+        ['train_dataloader.batchsize=1'],
+        "--cfg-options train_dataloader.batchsize: the config has no 'batchsize'; did you mean 'batch_size'",
+    ),
+    'misspelt field that the config lacks': (
+        ['load_form=x.pth'],
+        "--cfg-options load_form: .* mean 'load_from'",
     ),
     'override that does not fit': (
         ['train_dataloader.dataset.pipeline.9.scale=3'],

@@ -15,6 +15,8 @@ def run_command(command: Callable[[Sequence[str] | None], None], argv: Sequence[
     """
     # mmengine's own business, twice on stderr in every run.
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
+    # Of every box that ends at an image's border.
+    warnings.filterwarnings('ignore', r'Warning: The \w+ is out of bounds', UserWarning)
     try:
         command(argv)
     except UserError as error:

@@ -2,12 +2,16 @@
 """What ``tools/train.py`` and ``tools/test.py`` share: arguments, config, Runner."""
 
 import argparse
+import difflib
+import inspect
 import os
+import re
 from pathlib import Path
 from unittest import mock
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
@@ -24,7 +28,7 @@ def read_config(path: str, options: dict | None) -> Config:
 
     Raises:
         UserError: there is no such file, or an override does not fit into it: there is no such place, or
-            its words would take the place of one dict or several.
+            its words would take the place of one dict or several, or it seems misspelt.
     """
     if not Path(path).is_file():
         raise UserError(f'config {path} does not exist')
@@ -44,7 +48,7 @@ def read_config(path: str, options: dict | None) -> Config:
 
 
 def _check_override(cfg: Config, key: str, value: object) -> None:
-    """Refuse words where the config describes an object: a command line cannot spell a dict."""
+    """Refuse a misspelt name, and words where the config has a dict, which a command line cannot spell."""
     place = cfg
     for part in key.split('.'):
         if isinstance(place, (list, tuple)) and part.isdigit() and int(part) < len(place):
@@ -52,6 +56,7 @@ def _check_override(cfg: Config, key: str, value: object) -> None:
         elif isinstance(place, (dict, Config)) and part in place:
             place = place[part]
         else:
+            _check_spelling(place, part, key)
             return
     several = isinstance(place, (list, tuple))
     described = [
@@ -66,6 +71,18 @@ def _check_override(cfg: Config, key: str, value: object) -> None:
             f'--cfg-options {key}: the config has {there} there, got {words[0]!r}; '
             f'set the fields one by one, as {field}=..., or write a config'
         )
+
+
+def _check_spelling(place: object, part: str, key: str) -> None:
+    """Refuse a new field of nearly the name of one that is there; a config file may add any."""
+    if not isinstance(place, (dict, Config)):
+        return
+    known = [*place, *(inspect.signature(Runner).parameters if isinstance(place, Config) else ())]
+    if part in known:
+        return
+    for name in difflib.get_close_matches(part, known, 3, 0.85):
+        if re.sub(r'\d', '', name) != re.sub(r'\d', '', part):  # layer1 beside layer2 is no misspelling
+            raise UserError(f'--cfg-options {key}: the config has no {part!r}; did you mean {name!r}?')
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -84,6 +101,17 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+class _CopyOfConfig(Hook):
+    """Write the config once all is built: a run that fails before leaves an earlier one's copy as it is."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+
+    def before_run(self, runner: Runner) -> None:
+        if is_main_process():
+            self.cfg.dump(Path(runner.work_dir, Path(self.cfg.filename).name))
+
+
 def build_runner(cfg: Config, copy: Config | None = None) -> Runner:
     """Make the Runner that the config asks for, with a progress bar, in the processes of a CPU launch too.
 
@@ -93,13 +121,10 @@ def build_runner(cfg: Config, copy: Config | None = None) -> Runner:
             that belongs to this run alone; None leaves the folder's copy as it is.
     """
     start_cpu_processes(cfg)
-
-    def dump_config(runner: Runner) -> None:
-        if copy is not None and is_main_process():
-            copy.dump(Path(runner.work_dir, Path(copy.filename).name))
-
     silence_pycocotools()
-    with mock.patch.object(Runner, 'dump_config', dump_config), short_log():
+    with mock.patch.object(Runner, 'dump_config'), short_log():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ProgressBarHook())
+    if copy is not None:
+        runner.register_hook(_CopyOfConfig(copy))
     return runner

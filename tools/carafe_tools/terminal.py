@@ -30,7 +30,8 @@ _LOG_FILE_ALONE = (
 
 class _ForTheTerminal(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_LOG_FILE_ALONE)
+        text = record.getMessage()
+        return not text.startswith(_LOG_FILE_ALONE) and '_mAP_copypaste: ' not in text
 
 
 def _build_logger(runner: Runner, *args: object, **kwargs: object) -> MMLogger:

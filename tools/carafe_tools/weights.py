@@ -5,6 +5,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
@@ -130,7 +131,11 @@ def check_weights(
         [],
     )
     if misfits := needed.misfits():
-        raise UserError(f'{path} is of another model than {config} with its {fit.total} weights: {misfits}')
+        own = Path(path).with_name(Path(config).name)
+        advice = f'; {own} is the config of its run' if own.is_file() and own != Path(config) else ''
+        raise UserError(
+            f'{path} is of another model than {config} with its {fit.total} weights: {misfits}{advice}'
+        )
     if unused := [name for name in fit.unused if counts(name)]:
         notice(f'{path}: {len(unused)} weights have no place in {config}: {_parts(unused)}')
 

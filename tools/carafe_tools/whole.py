@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from carafe_plugin.runtime.config_parts import dataset_class, type_name, unwrap
@@ -21,6 +21,7 @@ from .drawing import require_image
 from .launch import read_config
 from .onnx_files import draft, operators_as_nodes
 from .preflight import build_model
+from .terminal import silence_pycocotools
 from .weights import check_weights, read_weights
 from .whole_check import check
 
@@ -41,7 +42,7 @@ def export_whole(args: argparse.Namespace) -> None:
             fails.
     """
     cfg = read_config(args.config, args.cfg_options)
-    images = images_of(cfg, args.images)
+    images = [] if args.no_check else images_of(cfg, args.images)
     for path in images:
         require_image(path)
     if args.picture and not args.picture.parent.is_dir():
@@ -62,7 +63,8 @@ def export_whole(args: argparse.Namespace) -> None:
             meta = describe(cfg, model, checkpoint, geometry)
             attach(file, meta)
             print(f'{type(model).__name__} exported in {time.monotonic() - start:.0f} s', flush=True)
-            check(file, model, meta, geometry, images, args.picture)
+            if not args.no_check:
+                check(file, model, meta, geometry, images, args.picture)
     print(f'{args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)')
 
 
@@ -209,8 +211,13 @@ def images_of(cfg: Config, given: list[Path] | None) -> list[Path]:
     """The images to check with: those given, else the first two of the test data set, where it is there."""
     if given:
         return given
-    dataset = next(_datasets(cfg), {})
-    prefix = dataset.get('data_prefix') or {}
-    folder = Path(dataset.get('data_root') or '', prefix.get('img') or prefix.get('img_path') or '')
-    suffixes = ('.jpg', '.jpeg', '.png')
-    return sorted(path for path in folder.glob('*') if prefix and path.suffix.lower() in suffixes)[:2]
+    if (dataset := next(_datasets(cfg), None)) is None:
+        return []
+    silence_pycocotools()
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            known = DATASETS.build(dataset | dict(pipeline=[]))
+        first = [Path(known.get_data_info(index)['img_path']) for index in range(min(2, len(known)))]
+    except OSError:  # its annotations, or its folder, are not here
+        return []
+    return [path for path in first if path.is_file()]
